@@ -10,27 +10,30 @@
 
 namespace rollcall::learner {
 
-// One packed training sequence: all tokens of a trajectory and, per token, whether it enters the loss and what is known of
-// its probability. Columns have one entry per token; entries where loss_mask is 0 are unused (0).
+// One packed training sequence: all tokens of a trajectory and, per token, whether it enters the
+// loss and what is known of its probability. Columns have one entry per token; entries where
+// loss_mask is 0 are unused (0).
 struct TrainSequence {
   uint64_t group_id = 0;
   uint32_t sample_index = 0;
   std::vector<uint32_t> token_ids;
   // 1 where the token enters the loss; the first token never does (nothing predicts it).
   std::vector<uint8_t> loss_mask;
-  // Nats. Rollout log-probs under the sampling temperature's plain softmax. Empty for supervised data.
+  // Nats. Rollout log-probs under the sampling temperature's plain softmax. Empty for supervised
+  // data.
   std::vector<float> behavior_logprobs;
   // Nats. Under the frozen reference; empty when the objective has no KL term.
   std::vector<float> reference_logprobs;
-  // Composed reward of the trajectory; unset when no verifier scored it (the sequence then has no advantage and stays
-  // out of the loss). Unset for supervised data.
+  // Composed reward of the trajectory; unset when no verifier scored it (the sequence then has no
+  // advantage and stays out of the loss). Unset for supervised data.
   std::optional<double> reward;
-  // Whether every token was sampled under the version that is being trained (on-policy): the exact claim covers only these.
+  // Whether every token was sampled under the version that is being trained (on-policy): the exact
+  // claim covers only these.
   bool on_policy = false;
 };
 
-// What one training step consumes: whole groups, ordered by (group_id, sample_index) before anything numeric happens, so the
-// order in which completions arrived never shows.
+// What one training step consumes: whole groups, ordered by (group_id, sample_index) before
+// anything numeric happens, so the order in which completions arrived never shows.
 struct TrainBatch {
   std::vector<TrainSequence> sequences;
   // Group ids in order, each once; empty for supervised data.
@@ -39,13 +42,14 @@ struct TrainBatch {
   std::map<std::string, double> metrics;
 };
 
-// Where batches come from: the rollout coordinator (rl) or a file (sft). Called by the training thread only.
+// Where batches come from: the rollout coordinator (rl) or a file (sft). Called by the training
+// thread only.
 class BatchSource {
  public:
   virtual ~BatchSource() = default;
 
-  // Blocks until the batch of optimizer step `step` (counted from 1) is complete. OUT_OF_RANGE: the data is used up;
-  // CANCELLED: the run is being stopped; other codes end the run.
+  // Blocks until the batch of optimizer step `step` (counted from 1) is complete. OUT_OF_RANGE: the
+  // data is used up; CANCELLED: the run is being stopped; other codes end the run.
   virtual absl::StatusOr<TrainBatch> Next(uint64_t step) = 0;
 };
 

@@ -10,9 +10,9 @@
 
 namespace rollcall::learner {
 
-// One version's weights as they go over the wire: the compute-dtype copy in Hugging Face names and the model's canonical
-// order. Immutable and shared: publishing goes on in the background while the next step trains, so the bytes are a copy of
-// their own.
+// One version's weights as they go over the wire: the compute-dtype copy in Hugging Face names and
+// the model's canonical order. Immutable and shared: publishing goes on in the background while the
+// next step trains, so the bytes are a copy of their own.
 struct WeightSnapshot {
   struct Tensor {
     std::string name;

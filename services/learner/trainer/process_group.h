@@ -10,8 +10,9 @@ class Tensor;
 
 namespace rollcall::learner {
 
-// The ranks that train one model together. Collective calls are made by the training thread of every rank in the same order
-// and block until all have called; a failed one is UNAVAILABLE and ends the run on every rank.
+// The ranks that train one model together. Collective calls are made by the training thread of
+// every rank in the same order and block until all have called; a failed one is UNAVAILABLE and
+// ends the run on every rank.
 class ProcessGroup {
  public:
   virtual ~ProcessGroup() = default;

@@ -1,0 +1,34 @@
+#include "services/cli/process/restart_policy.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/shutdown.h"
+
+namespace rollcall::cli {
+
+RestartDecision DecideRestart(const ChildHistory& history, const ChildExit& ended,
+                              const RestartOptions& options) {
+  RestartDecision decision;
+  if (!history.stateless) {
+    decision.reason = "it holds the run's state";
+    return decision;
+  }
+  if (ended.code == kExitUsage) {
+    decision.reason = "it refused its flags or configuration";
+    return decision;
+  }
+  const int in_a_row = history.uptime >= options.stable_after ? 0 : history.restarts_in_a_row;
+  if (in_a_row >= options.most_in_a_row) {
+    decision.reason = absl::StrCat("it ended ", in_a_row + 1, " times in a row");
+    return decision;
+  }
+  decision.action = RestartAction::kRestart;
+  decision.restarts_in_a_row = in_a_row + 1;
+  decision.delay =
+      std::min(options.longest_delay, options.first_delay * (int64_t{1} << std::min(in_a_row, 20)));
+  decision.reason = absl::StrCat("restarting it in ", absl::FormatDuration(decision.delay));
+  return decision;
+}
+
+}  // namespace rollcall::cli
