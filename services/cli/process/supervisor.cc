@@ -76,9 +76,8 @@ absl::Status Supervisor::OnExit(Service& service, const ChildExit& ended) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<ChildExit>> Supervisor::Step(absl::Duration longest, int wake_fd) {
+absl::StatusOr<std::optional<ChildExit>> Supervisor::Step(absl::Duration longest) {
   std::vector<pollfd> fds;
-  if (wake_fd >= 0) fds.push_back({wake_fd, POLLIN, 0});
   const absl::Time now = clock_->Now();
   for (const Service& service : services_) {
     if (service.process) fds.push_back({service.process->exit_fd(), POLLIN, 0});

@@ -42,10 +42,9 @@ class Supervisor {
   // Starts every service; on an error those already started are stopped.
   absl::Status StartAll();
 
-  // Blocks for at most `longest`, handling exits and due restarts. `wake_fd`: returns early once it
-  // is readable (-1: none). The main child's exit once it has ended; FAILED_PRECONDITION when
-  // another service was given up, with its reason and log.
-  absl::StatusOr<std::optional<ChildExit>> Step(absl::Duration longest, int wake_fd = -1);
+  // Blocks for at most `longest`, handling exits and due restarts. The main child's exit once it
+  // has ended; FAILED_PRECONDITION when another service was given up, with its reason and log.
+  absl::StatusOr<std::optional<ChildExit>> Step(absl::Duration longest);
 
   // SIGTERM to the main child, wait; then to the others, wait; SIGKILL to whoever is left at the
   // deadline. Returns the main child's exit, if it ran. `hurry` is asked between waits: true kills

@@ -1,0 +1,102 @@
+#include "services/cli/train/local_services.h"
+
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace rollcall::cli {
+namespace {
+
+// "127.0.0.1:9401" for replica 2 of three becomes "127.0.0.1:9403"; port 0 and the empty address
+// stay.
+std::string OffsetPort(const std::string& address, uint32_t offset) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      port == 0)
+    return address;
+  return absl::StrCat(address.substr(0, colon + 1), port + offset);
+}
+
+class Planner {
+ public:
+  Planner(const v1::RunConfig& config, const RunLayout& layout, const std::string& binaries)
+      : layout_(layout), binaries_(binaries) {
+    services_.config = config;
+  }
+
+  LocalServices Plan() {
+    const v1::RunConfig given = services_.config;
+    const bool evaluates =
+        given.data().evaluation_size() > 0 && given.reward().verifiers_size() > 0;
+    const bool generates = given.stage() != v1::STAGE_SFT || evaluates;
+    const bool refers = given.stage() == v1::STAGE_RL && given.algorithm().kl_coefficient() > 0;
+    if (generates && given.generator().addresses().empty()) PlanGenerators();
+    if (generates && given.reward().address().empty()) PlanReward();
+    if (refers && given.reference().addresses().empty()) PlanReference();
+    services_.learner_address = layout_.Address("learner");
+    Add("learner", "rollcall-learner", services_.learner_address, given.learner().metrics_listen(),
+        false);
+    return std::move(services_);
+  }
+
+ private:
+  void PlanGenerators() {
+    v1::GeneratorSection& generator = *services_.config.mutable_generator();
+    generator.set_wait_for_weights(true);
+    for (uint32_t i = 0; i < generator.replicas(); ++i) {
+      const std::string name = absl::StrCat("generator-", i);
+      generator.add_addresses(layout_.Address(name));
+      Add(name, "rollcall-generator", layout_.Address(name),
+          OffsetPort(generator.metrics_listen(), i), true);
+    }
+  }
+
+  void PlanReward() {
+    v1::RewardSection& reward = *services_.config.mutable_reward();
+    reward.set_address(layout_.Address("reward"));
+    Add("reward", "rollcall-reward", reward.address(), reward.metrics_listen(), true);
+  }
+
+  void PlanReference() {
+    v1::ReferenceSection& reference = *services_.config.mutable_reference();
+    reference.add_addresses(layout_.Address("reference"));
+    Add("reference", "rollcall-reference", reference.addresses(0), reference.metrics_listen(),
+        true);
+  }
+
+  void Add(const std::string& name, const std::string& binary, const std::string& address,
+           const std::string& metrics, bool stateless) {
+    ServiceSpec spec;
+    spec.stateless = stateless;
+    spec.child.name = name;
+    spec.child.log_path = layout_.LogPath(name);
+    spec.child.argv = {absl::StrCat(binaries_, "/", binary), "--config", layout_.config_path,
+                       "--listen", address};
+    if (!metrics.empty())
+      spec.child.argv.insert(spec.child.argv.end(), {"--metrics-listen", metrics});
+    services_.specs.push_back(std::move(spec));
+  }
+
+  const RunLayout& layout_;
+  const std::string& binaries_;
+  LocalServices services_;
+};
+
+}  // namespace
+
+LocalServices PlanLocalServices(const v1::RunConfig& config, const RunLayout& layout,
+                                const std::string& binaries) {
+  return Planner(config, layout, binaries).Plan();
+}
+
+absl::StatusOr<std::string> OwnFolder() {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return absl::InternalError(absl::StrCat("/proc/self/exe: ", error.message()));
+  return self.parent_path().string();
+}
+
+}  // namespace rollcall::cli

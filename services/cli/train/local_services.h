@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "rollcall/v1/config.pb.h"
+#include "services/cli/process/supervisor.h"
+#include "services/cli/train/run_layout.h"
+
+namespace rollcall::cli {
+
+// A run's services as child processes of this machine.
+struct LocalServices {
+  // The configuration with every address filled in; what the children read.
+  v1::RunConfig config;
+  std::vector<ServiceSpec> specs;
+  std::string learner_address;
+};
+
+// Decides which services a run needs and how each is started. Pure. Services whose address the
+// configuration gives already are used where they are; the others become children of this machine,
+// on Unix sockets:
+//   rl    generators, reward, reference (where the objective has a KL term), learner
+//   sft   learner; generators and reward too where held-out prompts are to be evaluated
+//   eval  generators, reward, learner
+// `binaries` is the folder of the service binaries.
+LocalServices PlanLocalServices(const v1::RunConfig& config, const RunLayout& layout,
+                                const std::string& binaries);
+
+// The folder of this program's own binary, where the services lie too.
+absl::StatusOr<std::string> OwnFolder();
+
+}  // namespace rollcall::cli

@@ -1,0 +1,121 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "services/cli/train/local_services.h"
+#include "services/cli/train/progress.h"
+#include "services/cli/train/run_layout.h"
+
+namespace rollcall::cli {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+v1::RunConfig Config(const std::string& name) {
+  v1::RunConfig config;
+  config.set_name(name);
+  config.set_output_dir(testing::TempDir() + "train_test");
+  config.set_stage(v1::STAGE_RL);
+  config.mutable_generator()->set_replicas(2);
+  config.mutable_algorithm()->set_kl_coefficient(0.01f);
+  config.mutable_reward()->add_verifiers()->set_name("answer");
+  return config;
+}
+
+std::vector<std::string> Names(const LocalServices& services) {
+  std::vector<std::string> names;
+  for (const ServiceSpec& spec : services.specs) names.push_back(spec.child.name);
+  return names;
+}
+
+TEST(PlanLocalServices, StartsWhatTheStageNeeds) {
+  const RunLayout layout{
+      .root = "/r", .config_path = "/r/config.yaml", .logs = "/r/logs", .sockets = "/r/s"};
+  v1::RunConfig config = Config("plan");
+  LocalServices services = PlanLocalServices(config, layout, "/bin");
+  EXPECT_THAT(Names(services),
+              ElementsAre("generator-0", "generator-1", "reward", "reference", "learner"));
+  EXPECT_THAT(services.config.generator().addresses(),
+              ElementsAre("unix:/r/s/generator-0.sock", "unix:/r/s/generator-1.sock"));
+  EXPECT_TRUE(services.config.generator().wait_for_weights());
+  EXPECT_FALSE(services.specs.back().stateless);
+  EXPECT_THAT(services.specs[1].child.argv,
+              ElementsAre("/bin/rollcall-generator", "--config", "/r/config.yaml", "--listen",
+                          "unix:/r/s/generator-1.sock"));
+
+  config.mutable_algorithm()->set_kl_coefficient(0);
+  config.mutable_reward()->set_address("verifier:7000");
+  services = PlanLocalServices(config, layout, "/bin");
+  EXPECT_THAT(Names(services), ElementsAre("generator-0", "generator-1", "learner"));
+  EXPECT_EQ(services.config.reward().address(), "verifier:7000");
+
+  config.set_stage(v1::STAGE_SFT);
+  EXPECT_THAT(Names(PlanLocalServices(config, layout, "/bin")), ElementsAre("learner"));
+  config.mutable_data()->add_evaluation()->set_path("held_out.jsonl");
+  EXPECT_THAT(Names(PlanLocalServices(config, layout, "/bin")),
+              ElementsAre("generator-0", "generator-1", "learner"));
+}
+
+TEST(PlanLocalServices, GivesEachReplicaItsOwnMetricsPort) {
+  v1::RunConfig config = Config("ports");
+  config.mutable_generator()->set_metrics_listen("127.0.0.1:9401");
+  const LocalServices services = PlanLocalServices(config, {}, "/bin");
+  EXPECT_THAT(services.specs[0].child.argv, Contains("127.0.0.1:9401"));
+  EXPECT_THAT(services.specs[1].child.argv, Contains("127.0.0.1:9402"));
+}
+
+TEST(LockedRun, HoldsTheFolderAndReleasesIt) {
+  const v1::RunConfig config = Config("locked");
+  {
+    auto first = LockedRun::Open(config);
+    ASSERT_TRUE(first.ok()) << first.status();
+    const auto second = LockedRun::Open(config);
+    EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(second.status().message()), HasSubstr("locked"));
+  }
+  EXPECT_TRUE(LockedRun::Open(config).ok());
+}
+
+TEST(LockedRun, KeepsSocketsShortUnderALongFolder) {
+  const v1::RunConfig config = Config(std::string(120, 'x'));
+  std::string sockets;
+  {
+    auto run = LockedRun::Open(config);
+    ASSERT_TRUE(run.ok()) << run.status();
+    sockets = run->layout().sockets;
+    EXPECT_LT(run->layout().Address("generator-63").size(), std::string("unix:").size() + 108);
+    EXPECT_TRUE(std::filesystem::is_directory(sockets));
+  }
+  EXPECT_FALSE(std::filesystem::exists(sockets));
+}
+
+TEST(FormatLiveLine, ShowsWhatIsKnown) {
+  ProgressState state{
+      .step = 10, .total_steps = 40, .elapsed = absl::Seconds(20), .steps_done = 10};
+  state.values = {{"reward/mean", 0.81}, {"kl", 0.0031}, {"length/mean", 26.42}, {"loss", 0.5}};
+  EXPECT_EQ(FormatLiveLine(state), "step 10/40  reward 0.810  KL 0.0031  length 26.4  ETA 1:00");
+  state.values = {{"loss", 0.5}};
+  EXPECT_THAT(FormatLiveLine(state), HasSubstr("loss 0.5000"));
+  state.values.clear();
+  state.waiting_for = "generator-0";
+  EXPECT_EQ(FormatLiveLine(state), "starting  0:20  waiting for generator-0");
+}
+
+TEST(FormatClock, RoundsToSeconds) {
+  EXPECT_EQ(FormatClock(absl::Seconds(59.6)), "1:00");
+  EXPECT_EQ(FormatClock(absl::Seconds(3723)), "1:02:03");
+}
+
+TEST(RenderCurve, RisesFromTheBottomToTheTop) {
+  const std::vector<double> values = {0.0, 0.5, 1.0};
+  EXPECT_EQ(RenderCurve(values, 10, 2), "    1.000 ┤ ▁█\n    0.000 ┤▁██\n");
+  EXPECT_EQ(RenderCurve({}, 10, 2), "");
+  const std::vector<double> flat(100, 2.0);
+  EXPECT_THAT(RenderCurve(flat, 10, 1), HasSubstr("2.000 ┤▁▁▁▁▁▁▁▁▁▁\n"));
+}
+
+}  // namespace
+}  // namespace rollcall::cli
