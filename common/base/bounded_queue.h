@@ -12,13 +12,15 @@
 
 namespace rollcall {
 
-// A first-in first-out hand-off between threads that holds at most `capacity` items. Closing it ends the intake; what
-// was pushed before is still delivered, so the end of the stream is "closed and drained", never a lost item.
-// Thread-safe; any number of producers and consumers. The queue must outlive the threads that block on it.
+// A first-in first-out hand-off between threads that holds at most `capacity` items. Closing it
+// ends the intake; what was pushed before is still delivered, so the end of the stream is "closed
+// and drained", never a lost item. Thread-safe; any number of producers and consumers. The queue
+// must outlive the threads that block on it.
 template <typename T>
 class BoundedQueue {
  public:
-  // `capacity` is at least 1 (0 is taken as 1). `clock` rules PopFor's time and must outlive the queue.
+  // `capacity` is at least 1 (0 is taken as 1). `clock` rules PopFor's time and must outlive the
+  // queue.
   explicit BoundedQueue(size_t capacity, Clock* clock = Clock::Real())
       : capacity_(capacity == 0 ? 1 : capacity), clock_(clock) {}
 
@@ -34,7 +36,8 @@ class BoundedQueue {
     return true;
   }
 
-  // Never blocks. Moves from `item` only when it returns true; false when the queue is full or closed.
+  // Never blocks. Moves from `item` only when it returns true; false when the queue is full or
+  // closed.
   bool TryPush(T& item) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     if (closed_ || items_.size() >= capacity_) return false;
@@ -49,7 +52,8 @@ class BoundedQueue {
     return TakeFront();
   }
 
-  // As Pop, but gives up after `timeout`; zero never blocks. After nullopt, drained() tells the end from a timeout.
+  // As Pop, but gives up after `timeout`; zero never blocks. After nullopt, drained() tells the end
+  // from a timeout.
   std::optional<T> PopFor(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mutex_) {
     const absl::Time deadline = clock_->Now() + timeout;
     absl::MutexLock lock(&mutex_);

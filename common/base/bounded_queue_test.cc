@@ -92,7 +92,8 @@ TEST(BoundedQueueTest, ZeroCapacityHoldsOne) {
   EXPECT_TRUE(queue.Push(1));
 }
 
-// Several producers and consumers on a small queue: every item arrives exactly once, each producer's in its order.
+// Several producers and consumers on a small queue: every item arrives exactly once, each
+// producer's in its order.
 TEST(BoundedQueueTest, DeliversEachItemOnceUnderStress) {
   constexpr int kProducers = 4;
   constexpr int kConsumers = 3;

@@ -8,15 +8,17 @@
 
 namespace rollcall {
 
-// Time as something that is passed in, wherever time decides: deadlines, back-off, staleness, rates. Thread-safe.
+// Time as something that is passed in, wherever time decides: deadlines, back-off, staleness,
+// rates. Thread-safe.
 class Clock {
  public:
   virtual ~Clock() = default;
 
   virtual absl::Time Now() = 0;
 
-  // Like absl::Mutex::AwaitWithDeadline on this clock's time: blocks until `condition` holds or Now() >= deadline, and
-  // returns whether it holds. The caller holds `mutex` exclusively, and again at the return.
+  // Like absl::Mutex::AwaitWithDeadline on this clock's time: blocks until `condition` holds or
+  // Now() >= deadline, and returns whether it holds. The caller holds `mutex` exclusively, and
+  // again at the return.
   virtual bool AwaitWithDeadline(absl::Mutex* mutex, const absl::Condition& condition,
                                  absl::Time deadline) = 0;
 
@@ -33,11 +35,12 @@ class SimulatedClock : public Clock {
   bool AwaitWithDeadline(absl::Mutex* mutex, const absl::Condition& condition,
                          absl::Time deadline) override ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
-  // Moves time forward and wakes the waiters whose deadline has come. The caller holds no mutex that is waited on.
+  // Moves time forward and wakes the waiters whose deadline has come. The caller holds no mutex
+  // that is waited on.
   void Advance(absl::Duration duration) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Blocks (in real time) until `count` threads wait with a deadline in the future, or returns false after `timeout`:
-  // lets a test advance the clock only once the thread under test sleeps.
+  // Blocks (in real time) until `count` threads wait with a deadline in the future, or returns
+  // false after `timeout`: lets a test advance the clock only once the thread under test sleeps.
   bool AwaitWaiters(int count, absl::Duration timeout) ABSL_LOCKS_EXCLUDED(lock_);
 
  private:

@@ -19,7 +19,8 @@ TEST(RealClockTest, WaitsForTheConditionOrTheDeadline) {
   EXPECT_FALSE(Clock::Real()->AwaitWithDeadline(&mutex, absl::Condition(&flag), deadline));
   EXPECT_GE(Clock::Real()->Now(), deadline);
   flag = true;
-  EXPECT_TRUE(Clock::Real()->AwaitWithDeadline(&mutex, absl::Condition(&flag), absl::InfinitePast()));
+  EXPECT_TRUE(
+      Clock::Real()->AwaitWithDeadline(&mutex, absl::Condition(&flag), absl::InfinitePast()));
 }
 
 TEST(SimulatedClockTest, MovesOnlyWhenAdvanced) {
@@ -86,7 +87,8 @@ TEST(SimulatedClockTest, PastDeadlineReportsTheConditionAtOnce) {
   EXPECT_FALSE(clock.AwaitWithDeadline(&mutex, absl::Condition(&flag), absl::InfinitePast()));
 }
 
-// Waiters whose mutex dies right after the wait, against concurrent Advance() and changes of the condition.
+// Waiters whose mutex dies right after the wait, against concurrent Advance() and changes of the
+// condition.
 TEST(SimulatedClockTest, SurvivesAdvanceRacingWithWakeUps) {
   SimulatedClock clock;
   std::atomic<bool> stop = false;

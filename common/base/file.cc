@@ -11,6 +11,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/file_descriptor.h"
 #include "common/base/status.h"
 
 namespace rollcall {
@@ -50,22 +51,21 @@ absl::Status WriteAndSync(const std::string& path, std::string_view bytes) {
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return ErrnoStatus("cannot open", path);
-  const absl::Cleanup close_file = [descriptor] { ::close(descriptor); };
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.is_open()) return ErrnoStatus("cannot open", path);
   struct stat info {};
-  if (::fstat(descriptor, &info) != 0) return ErrnoStatus("cannot stat", path);
+  if (::fstat(file.get(), &info) != 0) return ErrnoStatus("cannot stat", path);
   if (S_ISDIR(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat("cannot read ", path, ": it is a folder"));
   }
   std::string bytes;
-  // One byte more than the size, so that a file of the stated size ends with a short read and no growth. Files whose
-  // size is not known (pipes, /proc) say 0 and grow.
+  // One byte more than the size, so that a file of the stated size ends with a short read and no
+  // growth. Files whose size is not known (pipes, /proc) say 0 and grow.
   size_t used = 0;
   bytes.resize(static_cast<size_t>(info.st_size) + 1);
   while (true) {
     if (used == bytes.size()) bytes.resize(2 * bytes.size());
-    const ssize_t count = ::read(descriptor, bytes.data() + used, bytes.size() - used);
+    const ssize_t count = ::read(file.get(), bytes.data() + used, bytes.size() - used);
     if (count < 0) {
       if (errno == EINTR) continue;
       return ErrnoStatus("cannot read", path);
@@ -108,12 +108,10 @@ absl::Status RemoveTree(const std::string& path) {
 }
 
 absl::Status SyncDirectory(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return ErrnoStatus("cannot open the folder", path);
-  absl::Status status;
-  if (::fsync(descriptor) != 0) status = ErrnoStatus("cannot sync the folder", path);
-  ::close(descriptor);
-  return status;
+  const FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.is_open()) return ErrnoStatus("cannot open the folder", path);
+  if (::fsync(folder.get()) != 0) return ErrnoStatus("cannot sync the folder", path);
+  return absl::OkStatus();
 }
 
 }  // namespace rollcall

@@ -40,8 +40,8 @@ std::string FormatField(std::string_view key, std::string_view value) {
 
 std::shared_ptr<spdlog::logger> MakeLogger(const std::string& service,
                                            spdlog::level::level_enum level) {
-  auto logger = std::make_shared<spdlog::logger>(
-      service, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>(service, std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern(service.empty() ? kPattern : kPatternWithService,
                       spdlog::pattern_time_type::utc);
   logger->set_level(level);

@@ -15,8 +15,9 @@ namespace rollcall {
 //
 //   LogInfo("weights committed", {{"step", step}, {"seconds", elapsed}});
 //
-// Values with spaces, quotes, '=' or control characters are quoted and escaped, and control characters of the message
-// are escaped, so an event never spans two lines. Thread-safe; a line is written and flushed before the call returns.
+// Values with spaces, quotes, '=' or control characters are quoted and escaped, and control
+// characters of the message are escaped, so an event never spans two lines. Thread-safe; a line is
+// written and flushed before the call returns.
 
 // One key=value of an event. Keys are lower_snake_case literals.
 class LogField {
@@ -30,8 +31,8 @@ class LogField {
   LogField(std::string_view key, const absl::Status& value);
   LogField(std::string_view key, absl::Duration value);  // in seconds
   template <std::integral T>
-    requires(!std::same_as<T, bool>)
-  LogField(std::string_view key, T value) : LogField(key, std::string_view(std::to_string(value))) {}
+  requires(!std::same_as<T, bool>) LogField(std::string_view key, T value)
+      : LogField(key, std::string_view(std::to_string(value))) {}
 
   const std::string& text() const { return text_; }
 
@@ -39,9 +40,9 @@ class LogField {
   std::string text_;  // key=value, escaped
 };
 
-// Names this process in every line and sets the lowest level written: "debug", "info", "warn", "error" or "off".
-// INVALID_ARGUMENT for another level. Before the first call lines carry no service and the level is info. May be called
-// again, at any time.
+// Names this process in every line and sets the lowest level written: "debug", "info", "warn",
+// "error" or "off". INVALID_ARGUMENT for another level. Before the first call lines carry no
+// service and the level is info. May be called again, at any time.
 absl::Status InitLogging(std::string_view service, std::string_view level);
 
 void LogDebug(std::string_view message, std::initializer_list<LogField> fields = {});

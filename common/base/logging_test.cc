@@ -39,13 +39,16 @@ TEST(LoggingTest, EscapesSoThatAnEventIsOneLine) {
   const std::string line = Captured([] {
     LogWarning("first\nsecond {} %s", {{"text", "a \"b\"\n\tc"}, {"empty", ""}, {"word", "ü"}});
   });
-  EXPECT_THAT(line, EndsWith("warning s first\\nsecond {} %s text=\"a \\\"b\\\"\\n\\tc\" empty=\"\" "
-                             "word=ü\n"));
+  EXPECT_THAT(line,
+              EndsWith("warning s first\\nsecond {} %s text=\"a \\\"b\\\"\\n\\tc\" empty=\"\" "
+                       "word=ü\n"));
 }
 
 TEST(LoggingTest, StatusIsQuoted) {
   ASSERT_TRUE(InitLogging("s", "info").ok());
-  EXPECT_THAT(Captured([] { LogError("failed", {{"status", absl::NotFoundError("no file")}}); }),
+  EXPECT_THAT(Captured([] {
+                LogError("failed", {{"status", absl::NotFoundError("no file")}});
+              }),
               EndsWith("error s failed status=\"NOT_FOUND: no file\"\n"));
 }
 

@@ -29,10 +29,9 @@ std::array<uint32_t, 4> Philox4x32(uint64_t key, std::array<uint32_t, 4> counter
   for (int round = 0; round < kRounds; ++round) {
     const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * counter[0];
     const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0,
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1,
-               static_cast<uint32_t>(product0)};
+    counter = {
+        static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
+        static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
     key0 += kWeyl0;
     key1 += kWeyl1;
   }
@@ -53,8 +52,9 @@ PhiloxStream::PhiloxStream(uint64_t seed, uint64_t stream)
 
 uint32_t PhiloxStream::Next32() {
   if (unused_ == 0) {
-    words_ = Philox4x32(key_, {static_cast<uint32_t>(block_), static_cast<uint32_t>(block_ >> 32),
-                               static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)});
+    words_ =
+        Philox4x32(key_, {static_cast<uint32_t>(block_), static_cast<uint32_t>(block_ >> 32),
+                          static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)});
     ++block_;
     unused_ = 4;
   }
@@ -67,7 +67,8 @@ uint64_t PhiloxStream::Next64() {
 }
 
 uint64_t PhiloxStream::Below(uint64_t n) {
-  // 2^64 mod n values at the bottom would be hit once more often than the rest: draw again for those.
+  // 2^64 mod n values at the bottom would be hit once more often than the rest: draw again for
+  // those.
   const uint64_t biased = (0 - n) % n;
   uint64_t word = Next64();
   while (word < biased) word = Next64();

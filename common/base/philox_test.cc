@@ -73,7 +73,8 @@ TEST(PhiloxStreamTest, BelowIsInRangeAndUnbiased) {
   // Binomial: mean 10000, standard deviation 91; five deviations.
   for (const int count : counts) EXPECT_NEAR(count, 10000, 460);
   EXPECT_EQ(stream.Below(1), 0u);
-  // Just above half the range nearly every second word is refused; a biased draw would favour the low half 2 to 1.
+  // Just above half the range nearly every second word is refused; a biased draw would favour the
+  // low half 2 to 1.
   const uint64_t n = (1ull << 63) + 1;
   int low = 0;
   for (int i = 0; i < 10000; ++i) {

@@ -85,8 +85,8 @@ TEST(ShutdownTest, SigpipeIsIgnored) {
   ::close(ends[1]);
 }
 
-// The real thing in another process: ready is told through a pipe, then signals arrive from outside. Runs this binary
-// again, since a fork of a threaded process must exec.
+// The real thing in another process: ready is told through a pipe, then signals arrive from
+// outside. Runs this binary again, since a fork of a threaded process must exec.
 class ShutdownProcess {
  public:
   explicit ShutdownProcess(const std::string& mode) {

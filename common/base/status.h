@@ -15,20 +15,21 @@
 #define ROLLCALL_INTERNAL_CONCAT2(a, b) a##b
 #define ROLLCALL_INTERNAL_CONCAT(a, b) ROLLCALL_INTERNAL_CONCAT2(a, b)
 
-#define ROLLCALL_RETURN_IF_ERROR(...) \
-  ROLLCALL_INTERNAL_RETURN_IF_ERROR(  \
-      ROLLCALL_INTERNAL_CONCAT(rollcall_status_, __COUNTER__), __VA_ARGS__)
-#define ROLLCALL_INTERNAL_RETURN_IF_ERROR(status, ...)   \
-  do {                                                   \
+#define ROLLCALL_RETURN_IF_ERROR(...)                                                        \
+  ROLLCALL_INTERNAL_RETURN_IF_ERROR(ROLLCALL_INTERNAL_CONCAT(rollcall_status_, __COUNTER__), \
+                                    __VA_ARGS__)
+#define ROLLCALL_INTERNAL_RETURN_IF_ERROR(status, ...)         \
+  do {                                                         \
     if (::absl::Status status = (__VA_ARGS__); !status.ok()) { \
-      return status;                                     \
-    }                                                    \
+      return status;                                           \
+    }                                                          \
   } while (false)
 
-// `lhs` may declare a variable. It declares a temporary, so it cannot be the unbraced body of an `if`.
-#define ROLLCALL_ASSIGN_OR_RETURN(lhs, ...) \
-  ROLLCALL_INTERNAL_ASSIGN_OR_RETURN(       \
-      ROLLCALL_INTERNAL_CONCAT(rollcall_result_, __COUNTER__), lhs, __VA_ARGS__)
+// `lhs` may declare a variable. It declares a temporary, so it cannot be the unbraced body of an
+// `if`.
+#define ROLLCALL_ASSIGN_OR_RETURN(lhs, ...)                                                        \
+  ROLLCALL_INTERNAL_ASSIGN_OR_RETURN(ROLLCALL_INTERNAL_CONCAT(rollcall_result_, __COUNTER__), lhs, \
+                                     __VA_ARGS__)
 #define ROLLCALL_INTERNAL_ASSIGN_OR_RETURN(result, lhs, ...) \
   auto result = (__VA_ARGS__);                               \
   if (!result.ok()) {                                        \

@@ -1,0 +1,27 @@
+#include "common/wire/manifest.h"
+
+#include <string_view>
+
+#include "common/wire/little_endian.h"
+
+namespace rollcall::wire {
+
+Sha256Digest ManifestHash(std::span<const TensorEntry> tensors) {
+  Sha256 sha256;
+  std::string bytes;
+  for (const TensorEntry& tensor : tensors) {
+    bytes.clear();
+    AppendLittleEndian(static_cast<uint32_t>(tensor.name.size()), &bytes);
+    bytes += tensor.name;
+    AppendLittleEndian(static_cast<uint8_t>(tensor.dtype), &bytes);
+    AppendLittleEndian(static_cast<uint32_t>(tensor.shape.size()), &bytes);
+    for (const int64_t dimension : tensor.shape) {
+      AppendLittleEndian(static_cast<uint64_t>(dimension), &bytes);
+    }
+    bytes += ToBytes(tensor.sha256);
+    sha256.Update(bytes);
+  }
+  return sha256.Finish();
+}
+
+}  // namespace rollcall::wire
