@@ -1,0 +1,256 @@
+// Random workloads against an executor that keeps, for every slot of the cache, which token of which text was written
+// there: whatever the scheduler shares, copies, preempts or frees, each token must find its own past in its blocks.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/philox.h"
+#include "services/generator/scheduler/scheduler.h"
+
+namespace rollcall::generator {
+namespace {
+
+constexpr uint64_t kMix = 0x9e3779b97f4a7c15u;
+
+uint64_t Mix(uint64_t hash, uint64_t value) {
+  hash ^= value + kMix + (hash << 6) + (hash >> 2);
+  return hash * 0xff51afd7ed558ccdu;
+}
+
+struct SimulatedSample {
+  GroupId group = 0;
+  // hash_upto[t]: of tokens [0, t]; what the cache holds for token t, since keys and values depend on all before.
+  std::vector<uint64_t> prefix_hash;
+  uint32_t target = 0;  // tokens after which it ends
+  uint64_t submitted_at_step = 0;
+};
+
+class Simulation {
+ public:
+  Simulation(uint64_t seed, const SchedulerOptions& options)
+      : random_(seed, 1),
+        options_(options),
+        scheduler_(options),
+        cache_(options.num_blocks, std::vector<uint64_t>(options.block_tokens, 0)) {}
+
+  void Run() {
+    uint32_t to_submit = 3 + static_cast<uint32_t>(random_.Below(12));
+    while (to_submit > 0 || !scheduler_.idle()) {
+      while (to_submit > 0 && (scheduler_.idle() || random_.Below(3) == 0)) {
+        SubmitRandom();
+        --to_submit;
+      }
+      if (random_.Below(40) == 0 && !live_groups_.empty()) CancelRandom();
+      if (random_.Below(60) == 0) {
+        scheduler_.RecomputeAll();
+        decoding_.clear();
+        epoch_ = Mix(epoch_, 1);
+        RehashAll();
+      }
+      Step();
+      if (testing::Test::HasFatalFailure()) return;
+      ASSERT_LT(steps_, 20000u) << "no end in sight";
+    }
+    EXPECT_EQ(scheduler_.pool().num_free(), options_.num_blocks);
+    EXPECT_EQ(scheduler_.num_running() + scheduler_.num_waiting(), 0u);
+    EXPECT_TRUE(samples_.empty());
+  }
+
+  uint64_t preemptions() const { return preemptions_; }
+  uint64_t copies() const { return copies_; }
+  uint64_t shared_draws() const { return shared_draws_; }
+
+ private:
+  void SubmitRandom() {
+    const uint32_t capacity = options_.num_blocks * options_.block_tokens;
+    GroupSpec spec;
+    spec.prompt_tokens = 1 + static_cast<uint32_t>(random_.Below(capacity / 2 + 1));
+    const uint32_t count = 1 + static_cast<uint32_t>(random_.Below(9));
+    for (uint32_t i = 0; i < count; ++i) {
+      GroupSpec::Sample sample;
+      if (random_.Below(4) == 0) sample.prefix_tokens = static_cast<uint32_t>(random_.Below(6));
+      sample.max_total_tokens =
+          spec.prompt_tokens + sample.prefix_tokens + 1 + static_cast<uint32_t>(random_.Below(24));
+      spec.samples.push_back(sample);
+    }
+    const auto admission = scheduler_.Submit(spec);
+    if (!admission.ok()) {
+      const uint32_t longest =
+          std::max_element(spec.samples.begin(), spec.samples.end(), [](const auto& a, const auto& b) {
+            return a.max_total_tokens < b.max_total_tokens;
+          })->max_total_tokens;
+      const bool never = longest - 1 > capacity || count > options_.max_waiting_samples;
+      ASSERT_EQ(admission.status().code(), never ? absl::StatusCode::kInvalidArgument
+                                                 : absl::StatusCode::kResourceExhausted)
+          << admission.status();
+      return;
+    }
+    live_groups_[admission->group] = {};
+    for (uint32_t i = 0; i < count; ++i) {
+      SimulatedSample sample{.group = admission->group, .prefix_hash = {}, .target = 0, .submitted_at_step = steps_};
+      for (uint32_t t = 0; t < spec.prompt_tokens + spec.samples[i].prefix_tokens; ++t) {
+        const uint64_t owner = t < spec.prompt_tokens ? 0 : admission->first_sample + i;
+        sample.prefix_hash.push_back(HashOf(sample, admission->group, owner, t));
+      }
+      const uint32_t known = static_cast<uint32_t>(sample.prefix_hash.size());
+      sample.target = known + 1 +
+                      static_cast<uint32_t>(random_.Below(spec.samples[i].max_total_tokens - known));
+      live_groups_[admission->group].insert(admission->first_sample + i);
+      samples_[admission->first_sample + i] = std::move(sample);
+      prompt_tokens_[admission->group] = spec.prompt_tokens;
+    }
+  }
+
+  uint64_t HashOf(const SimulatedSample& sample, GroupId group, uint64_t owner, uint32_t token) const {
+    const uint64_t before = token == 0 ? Mix(epoch_, group) : sample.prefix_hash[token - 1];
+    return Mix(Mix(before, owner), token);
+  }
+
+  void RehashAll() {
+    for (auto& [id, sample] : samples_) {
+      for (uint32_t t = 0; t < sample.prefix_hash.size(); ++t) {
+        const uint64_t owner = t < prompt_tokens_[sample.group] ? 0 : id;
+        sample.prefix_hash[t] = HashOf(sample, sample.group, owner, t);
+      }
+    }
+  }
+
+  void CancelRandom() {
+    auto it = live_groups_.begin();
+    std::advance(it, random_.Below(live_groups_.size()));
+    scheduler_.Cancel(it->first);
+    for (const SampleId id : it->second) samples_.erase(id);
+    live_groups_.erase(it);
+  }
+
+  void Step() {
+    const StepPlan plan = scheduler_.Plan();
+    ASSERT_EQ(plan.empty(), scheduler_.idle());
+    if (plan.empty()) return;
+    ++steps_;
+    CheckLimits(plan);
+    for (const BlockCopy& copy : plan.copies) cache_[copy.to] = cache_[copy.from];
+    copies_ += plan.copies.size();
+    preemptions_ += plan.preempted.size();
+    Execute(plan);
+    Draw(plan);
+  }
+
+  void CheckLimits(const StepPlan& plan) {
+    ASSERT_LE(plan.rows, options_.max_step_tokens);
+    ASSERT_LE(scheduler_.num_running(), options_.max_running_samples);
+    std::set<SampleId> in_step;
+    for (const StepChunk& chunk : plan.chunks) ASSERT_TRUE(in_step.insert(chunk.sample).second);
+    // The oldest unfinished sample never loses its blocks.
+    for (const SampleId id : plan.preempted) ASSERT_NE(id, samples_.begin()->first);
+    // Decoding samples were served in every step or preempted.
+    for (const SampleId id : decoding_) {
+      if (!samples_.contains(id)) continue;
+      const bool preempted =
+          std::find(plan.preempted.begin(), plan.preempted.end(), id) != plan.preempted.end();
+      ASSERT_TRUE(preempted || in_step.contains(id)) << "sample " << id << " was left out";
+    }
+    decoding_.clear();
+  }
+
+  void Execute(const StepPlan& plan) {
+    std::map<std::pair<uint32_t, uint32_t>, SampleId> written;
+    // Writes of the step come first, as in a layer of the model: all keys and values, then attention.
+    for (const StepChunk& chunk : plan.chunks) {
+      const SimulatedSample& sample = samples_.at(chunk.sample);
+      const auto blocks = plan.blocks(chunk);
+      ASSERT_GE(blocks.size() * options_.block_tokens, chunk.begin + chunk.count);
+      for (uint32_t t = chunk.begin; t < chunk.begin + chunk.count; ++t) {
+        const uint32_t block = blocks[t / options_.block_tokens];
+        const uint32_t slot = t % options_.block_tokens;
+        ASSERT_TRUE(written.insert({{block, slot}, chunk.sample}).second) << "two writers of one slot";
+        cache_[block][slot] = sample.prefix_hash[t];
+      }
+    }
+    for (const StepChunk& chunk : plan.chunks) {
+      const SimulatedSample& sample = samples_.at(chunk.sample);
+      const auto blocks = plan.blocks(chunk);
+      for (uint32_t t = 0; t < chunk.begin + chunk.count; ++t) {
+        ASSERT_EQ(cache_[blocks[t / options_.block_tokens]][t % options_.block_tokens],
+                  sample.prefix_hash[t])
+            << "sample " << chunk.sample << " reads a foreign past at token " << t;
+      }
+    }
+  }
+
+  void Draw(const StepPlan& plan) {
+    std::vector<uint64_t> rows(plan.rows);
+    for (const StepChunk& chunk : plan.chunks) {
+      for (uint32_t i = 0; i < chunk.count; ++i) {
+        rows[chunk.first_row + i] = samples_.at(chunk.sample).prefix_hash[chunk.begin + i];
+      }
+    }
+    std::set<uint32_t> drawn_rows;
+    std::vector<SampleId> finished;
+    for (const StepDraw& draw : plan.draws) {
+      SimulatedSample& sample = samples_.at(draw.sample);
+      ASSERT_EQ(draw.position, sample.prefix_hash.size());
+      ASSERT_EQ(rows[draw.row], sample.prefix_hash.back()) << "drawn from another text's logits";
+      if (!drawn_rows.insert(draw.row).second) ++shared_draws_;
+      sample.prefix_hash.push_back(HashOf(sample, sample.group, draw.sample, draw.position));
+      if (sample.prefix_hash.size() >= sample.target) {
+        finished.push_back(draw.sample);
+      } else {
+        decoding_.insert(draw.sample);
+      }
+    }
+    scheduler_.Complete(plan, finished);
+    for (const SampleId id : finished) {
+      const GroupId group = samples_.at(id).group;
+      samples_.erase(id);
+      live_groups_[group].erase(id);
+      if (live_groups_[group].empty()) live_groups_.erase(group);
+    }
+  }
+
+  PhiloxStream random_;
+  const SchedulerOptions options_;
+  Scheduler scheduler_;
+  std::vector<std::vector<uint64_t>> cache_;
+  std::map<SampleId, SimulatedSample> samples_;
+  std::map<GroupId, std::set<SampleId>> live_groups_;
+  std::map<GroupId, uint32_t> prompt_tokens_;
+  std::set<SampleId> decoding_;
+  uint64_t epoch_ = 17;
+  uint64_t steps_ = 0;
+  uint64_t preemptions_ = 0;
+  uint64_t copies_ = 0;
+  uint64_t shared_draws_ = 0;
+};
+
+TEST(SchedulerSimulationTest, EverybodyFinishesAndNoBlockLeaks) {
+  constexpr uint64_t kWorkloads = 5000;
+  uint64_t preemptions = 0, copies = 0, shared_draws = 0;
+  for (uint64_t seed = 0; seed < kWorkloads; ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    PhiloxStream random(seed, 0);
+    SchedulerOptions options;
+    options.block_tokens = 1 + static_cast<uint32_t>(random.Below(8));
+    options.num_blocks = 4 + static_cast<uint32_t>(random.Below(60));
+    options.max_running_samples = 1 + static_cast<uint32_t>(random.Below(12));
+    options.max_waiting_samples = 1 + static_cast<uint32_t>(random.Below(40));
+    options.max_step_tokens = 1 + static_cast<uint32_t>(random.Below(48));
+    Simulation simulation(seed, options);
+    simulation.Run();
+    if (HasFailure()) return;
+    preemptions += simulation.preemptions();
+    copies += simulation.copies();
+    shared_draws += simulation.shared_draws();
+  }
+  // The workloads reach what they are meant to test.
+  EXPECT_GT(preemptions, kWorkloads);
+  EXPECT_GT(copies, kWorkloads);
+  EXPECT_GT(shared_draws, kWorkloads);
+}
+
+}  // namespace
+}  // namespace rollcall::generator
