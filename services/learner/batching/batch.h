@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace rollcall::learner {
@@ -41,6 +42,24 @@ struct TrainBatch {
   // Rollout-side values for the step's metrics (reward/mean, length/mean, …).
   std::map<std::string, double> metrics;
 };
+
+// What a batch must hold, beyond its shape.
+struct BatchRequirements {
+  // Every token id is below this.
+  uint32_t vocab_size = 0;
+  // Rewarded groups with rollout log-probs (rl) instead of demonstrations (sft).
+  bool rollouts = false;
+  // Log-probs of the reference model.
+  bool reference_logprobs = false;
+};
+
+// Puts sequences and group ids into the order of (group_id, sample_index). Stable; supervised batches keep theirs.
+void OrderBatch(TrainBatch& batch);
+
+// Whether `batch` can be trained on: at least one sequence, in order and without duplicates, of the groups that
+// group_ids names; columns as long as their sequence; token ids within the vocabulary; log-probs of loss tokens finite
+// and not positive; rewards finite. INVALID_ARGUMENT names group, sample, position and value of the first violation.
+absl::Status CheckBatch(const TrainBatch& batch, const BatchRequirements& requirements);
 
 // Where batches come from: the rollout coordinator (rl) or a file (sft). Called by the training
 // thread only.
