@@ -171,11 +171,19 @@ void CheckRun(const v1::RunConfig& config, Violations* found) {
                config.name(), "\"");
   }
   CheckAddress("learner.listen", config.learner().listen(), found);
-  if (config.data().train().empty()) {
+  const bool trains = config.stage() != v1::STAGE_EVAL;
+  if (trains && config.data().train().empty()) {
     found->Add("data.train", "needs at least one file to train on");
   }
-  if (config.evaluation().every_steps() > 0 && config.data().evaluation().empty()) {
+  if (config.data().evaluation().empty() && !trains) {
+    found->Add("data.evaluation", "needs at least one file to evaluate on");
+  }
+  if (config.data().evaluation().empty() && trains && config.evaluation().every_steps() > 0) {
     found->Add("evaluation.every_steps", "needs data.evaluation: there is nothing to evaluate on");
+  }
+  if (!trains) {
+    CheckGenerator(config, found);
+    CheckReward(config.reward(), found);
   }
   if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
 }

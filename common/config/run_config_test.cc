@@ -83,6 +83,18 @@ TEST(LoadRunConfigTest, SupervisedRunsNeedNoReward) {
   EXPECT_EQ(LoadRunConfig("", sets).status(), absl::OkStatus());
 }
 
+TEST(LoadRunConfigTest, EvaluationNeedsHeldOutPromptsAndARewardOnly) {
+  std::vector<std::string> sets = {"stage=eval", "model.path=m", "sampling.temperature=0",
+                                   "reward.verifiers=[{name: a, length: {}}]"};
+  EXPECT_THAT(std::string(LoadRunConfig("", sets).status().message()),
+              HasSubstr("data.evaluation: needs at least one file"));
+  sets.push_back("data.evaluation=[{path: e}]");
+  EXPECT_EQ(LoadRunConfig("", sets).status(), absl::OkStatus());
+  sets.push_back("reward.verifiers=[]");
+  EXPECT_THAT(std::string(LoadRunConfig("", sets).status().message()),
+              HasSubstr("reward.verifiers: needs at least one verifier"));
+}
+
 TEST(LoadRunConfigTest, AServiceNeedsOnlyItsOwnSections) {
   const std::vector<std::string> reward = {"reward.verifiers=[{name: a, length: {}}]"};
   EXPECT_EQ(LoadRunConfig("", reward, Role::kReward).status(), absl::OkStatus());
@@ -138,7 +150,7 @@ TEST(FieldHelpTest, DescribesFieldsAndSections) {
   ASSERT_TRUE(verifiers.ok());
   EXPECT_THAT(*verifiers, HasSubstr("> 0, default 60, in seconds"));
   EXPECT_THAT(*FieldHelp(schema, "sampling"), HasSubstr("  top_p: a finite number, > 0 and <= 1"));
-  EXPECT_THAT(*FieldHelp(schema, ""), HasSubstr("  stage: one of rl, sft, default rl"));
+  EXPECT_THAT(*FieldHelp(schema, ""), HasSubstr("  stage: one of rl, sft, eval, default rl"));
   EXPECT_EQ(FieldHelp(schema, "learner.optimiser.lr").status(),
             absl::NotFoundError("learner.optimiser: unknown field; did you mean optimizer?"));
   EXPECT_EQ(FieldHelp(schema, "seed.x").status().code(), absl::StatusCode::kNotFound);

@@ -43,18 +43,18 @@ struct YamlNode {
   std::string Describe() const;
 };
 
-// The one document in `text`; an empty text is an empty map. INVALID_ARGUMENT, "name:line: …", for
+// The one document in `text`; an empty text is an empty map. INVALID_ARGUMENT, "name:line: ...", for
 // text past the limits above, that is not UTF-8 or not YAML, for a repeated or a composite key,
 // more than one document, or an alias to itself. Every node's origin is "name:line".
 absl::StatusOr<YamlNode> ParseYamlTree(std::string_view text, std::string_view name);
 
 // Applies one override "a.b[0].c=value" to `root`: missing sections are made, the value replaces
 // what is there, and an index equal to the length of a list appends. The value is taken as text;
-// where the schema wants a list or a section it is read as YAML. INVALID_ARGUMENT, "--set …: …",
+// where the schema wants a list or a section it is read as YAML. INVALID_ARGUMENT, "--set ...: ...",
 // for a malformed path or one that leads through a scalar.
 absl::Status ApplyOverride(std::string_view override_text, YamlNode* root);
 
-// Line and column free check of `text`; the byte offset of the first byte that is not UTF-8, or
+// The byte offset of the first byte that is not UTF-8, or
 // npos.
 size_t FindInvalidUtf8(std::string_view text);
 
