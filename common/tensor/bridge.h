@@ -26,9 +26,9 @@ absl::StatusOr<wire::DType> DTypeOf(at::ScalarType type);
 absl::StatusOr<at::Tensor> TensorFromBytes(wire::DType dtype, std::span<const int64_t> shape,
                                            std::string_view bytes);
 
-// Fills `destination`, in place and outside autograd (its version counter moves), with `bytes` of `dtype`, converted to its own
-// dtype and moved to its device. INVALID_ARGUMENT: the bytes are not as many as destination's
-// elements of `dtype`.
+// Fills `destination`, in place and outside autograd (its version counter moves), with `bytes` of
+// `dtype`, converted to its own dtype and moved to its device. INVALID_ARGUMENT: the bytes are not
+// as many as destination's elements of `dtype`.
 absl::Status FillFromBytes(wire::DType dtype, std::string_view bytes, at::Tensor destination);
 
 // `tensor` on the CPU, contiguous and detached: itself where it is that already. BytesOf it are its
