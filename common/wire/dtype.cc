@@ -17,13 +17,15 @@ struct Row {
 };
 
 // In the order of the codes, from 1.
-constexpr std::array<Row, 6> kRows = {{
+constexpr std::array<Row, 8> kRows = {{
     {DType::kFloat32, 4, "float32", "F32"},
     {DType::kBFloat16, 2, "bfloat16", "BF16"},
     {DType::kFloat16, 2, "float16", "F16"},
     {DType::kInt64, 8, "int64", "I64"},
     {DType::kInt32, 4, "int32", "I32"},
     {DType::kUInt8, 1, "uint8", "U8"},
+    {DType::kFloat64, 8, "float64", "F64"},
+    {DType::kBool, 1, "bool", "BOOL"},
 }};
 
 const Row& RowOf(DType dtype) { return kRows.at(static_cast<size_t>(dtype) - 1); }

@@ -19,6 +19,8 @@ enum class DType : uint8_t {
   kInt64 = 4,
   kInt32 = 5,
   kUInt8 = 6,
+  kFloat64 = 7,
+  kBool = 8,
 };
 
 // Bytes of one element.

@@ -15,6 +15,8 @@ TEST(DTypeTest, CodesSizesAndNamesAreTheContract) {
   EXPECT_EQ(static_cast<int>(DType::kInt64), 4);
   EXPECT_EQ(static_cast<int>(DType::kInt32), 5);
   EXPECT_EQ(static_cast<int>(DType::kUInt8), 6);
+  EXPECT_EQ(static_cast<int>(DType::kFloat64), 7);
+  EXPECT_EQ(static_cast<int>(DType::kBool), 8);
   EXPECT_EQ(SizeOf(DType::kBFloat16), 2u);
   EXPECT_EQ(SizeOf(DType::kInt64), 8u);
   EXPECT_EQ(SizeOf(DType::kUInt8), 1u);
@@ -23,14 +25,14 @@ TEST(DTypeTest, CodesSizesAndNamesAreTheContract) {
 }
 
 TEST(DTypeTest, EveryTypeIsFoundByCodeAndNames) {
-  for (int code = 1; code <= 6; ++code) {
+  for (int code = 1; code <= 8; ++code) {
     const DType dtype = DTypeFromCode(code).value();
     EXPECT_EQ(static_cast<int>(dtype), code);
     EXPECT_EQ(DTypeFromName(Name(dtype)), dtype);
     EXPECT_EQ(DTypeFromSafetensorsName(SafetensorsName(dtype)), dtype);
   }
   EXPECT_EQ(DTypeFromCode(0), std::nullopt);
-  EXPECT_EQ(DTypeFromCode(7), std::nullopt);
+  EXPECT_EQ(DTypeFromCode(9), std::nullopt);
   EXPECT_EQ(DTypeFromCode(-1), std::nullopt);
   EXPECT_EQ(DTypeFromName("F32"), std::nullopt);
   EXPECT_EQ(DTypeFromSafetensorsName("float32"), std::nullopt);

@@ -1,0 +1,132 @@
+#include "common/checkpoint/parameters.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/status.h"
+#include "common/tensor/bridge.h"
+#include "common/tensor/torch_call.h"
+
+namespace rollcall::checkpoint {
+namespace {
+
+constexpr char kHead[] = "lm_head.weight";
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+bool IsFloating(wire::DType dtype) {
+  switch (dtype) {
+    case wire::DType::kFloat64:
+    case wire::DType::kFloat32:
+    case wire::DType::kFloat16:
+    case wire::DType::kBFloat16:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// "" where the stored tensor fits the parameter.
+std::string Misfit(const TensorView& stored, const tensor::NamedTensor& parameter) {
+  const std::vector<int64_t> wanted = parameter.tensor.sizes().vec();
+  if (stored.shape != wanted) {
+    return absl::StrCat("shape ", ShapeText(stored.shape), ", the model has ", ShapeText(wanted));
+  }
+  if (!IsFloating(stored.dtype)) {
+    return absl::StrCat("dtype ", std::string(wire::SafetensorsName(stored.dtype)),
+                        " cannot be loaded as a weight");
+  }
+  return "";
+}
+
+bool Equal(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes;
+}
+
+// "" where a tensor that is no parameter may be there.
+std::string Surplus(const HfFolder& folder, const TensorView& stored) {
+  if (absl::EndsWith(stored.name, "rotary_emb.inv_freq")) return "";
+  if (stored.name == kHead) {
+    const TensorView* const embedding = folder.Find(kEmbedding);
+    if (embedding != nullptr && Equal(stored, *embedding)) return "";
+    return absl::StrCat("the model ties it to ", kEmbedding, ", but the two differ");
+  }
+  return "not a tensor of this model";
+}
+
+absl::Status CheckAll(const HfFolder& folder, std::span<const tensor::NamedTensor> parameters) {
+  std::vector<std::string> faults;
+  std::unordered_set<std::string_view> wanted;
+  for (const tensor::NamedTensor& parameter : parameters) {
+    wanted.insert(parameter.name);
+    const TensorView* const stored = folder.Find(parameter.name);
+    const std::string fault = stored == nullptr ? "missing" : Misfit(*stored, parameter);
+    if (!fault.empty()) faults.push_back(absl::StrCat(parameter.name, ": ", fault));
+  }
+  for (const TensorView* stored : folder.tensors()) {
+    if (wanted.count(stored->name) > 0) continue;
+    const std::string fault = Surplus(folder, *stored);
+    if (!fault.empty()) faults.push_back(absl::StrCat(stored->name, ": ", fault));
+  }
+  if (faults.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(folder.path(), ": the weights do not fit the model in ", faults.size(),
+                   faults.size() == 1 ? " tensor: " : " tensors: ", absl::StrJoin(faults, "; ")));
+}
+
+}  // namespace
+
+absl::Status LoadParameters(const HfFolder& folder,
+                            std::span<const tensor::NamedTensor> parameters) {
+  ROLLCALL_RETURN_IF_ERROR(CheckAll(folder, parameters));
+  for (const tensor::NamedTensor& parameter : parameters) {
+    const TensorView& stored = *folder.Find(parameter.name);
+    ROLLCALL_RETURN_IF_ERROR(Annotate(
+        tensor::FillFromBytes(stored.dtype, stored.bytes, parameter.tensor), parameter.name));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SaveTensors(const std::string& path, std::span<const tensor::NamedTensor> tensors,
+                         const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorEntry> entries;
+  std::map<std::string_view, const at::Tensor*> by_name;
+  for (const tensor::NamedTensor& named : tensors) {
+    ROLLCALL_ASSIGN_OR_RETURN(const wire::DType dtype,
+                              Annotate(tensor::DTypeOf(named.tensor.scalar_type()), named.name));
+    entries.push_back({named.name, dtype, named.tensor.sizes().vec()});
+    by_name.emplace(named.name, &named.tensor);
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const auto writer,
+                            SafetensorsWriter::Create(path, std::move(entries), metadata));
+  for (const TensorEntry& entry : writer->entries()) {
+    ROLLCALL_ASSIGN_OR_RETURN(
+        const at::Tensor host,
+        Annotate(tensor::HostContiguous(*by_name.at(entry.name)), entry.name));
+    ROLLCALL_RETURN_IF_ERROR(writer->Append(tensor::BytesOf(host)));
+  }
+  return writer->Finish();
+}
+
+absl::StatusOr<std::map<std::string, at::Tensor>> LoadTensors(const std::string& path) {
+  ROLLCALL_ASSIGN_OR_RETURN(const auto file, SafetensorsFile::Open(path));
+  std::map<std::string, at::Tensor> tensors;
+  for (const TensorView& view : file->tensors()) {
+    ROLLCALL_ASSIGN_OR_RETURN(at::Tensor loaded,
+                              Annotate(tensor::TensorFromBytes(view.dtype, view.shape, view.bytes),
+                                       absl::StrCat(path, ": ", view.name)));
+    tensors.emplace(view.name, std::move(loaded));
+  }
+  return tensors;
+}
+
+}  // namespace rollcall::checkpoint

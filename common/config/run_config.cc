@@ -1,0 +1,256 @@
+#include "common/config/run_config.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/status.h"
+#include "common/config/yaml.h"
+
+namespace rollcall::config {
+namespace {
+
+// Samples of a step are indexed and counted in 24 bits at their narrowest (identity.proto,
+// RandomKey).
+constexpr uint64_t kMaxSamplesPerStep = 1u << 24;
+
+class Violations {
+ public:
+  template <typename... Parts>
+  void Add(std::string field, const Parts&... parts) {
+    list_.push_back({std::move(field), absl::StrCat(parts...)});
+  }
+  std::vector<Violation> Take() { return std::move(list_); }
+
+ private:
+  std::vector<Violation> list_;
+};
+
+bool IsMetricName(const std::string& name) {
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+}
+
+void CheckAddress(const std::string& field, const std::string& address, Violations* found) {
+  const bool is_unix = address.rfind("unix:", 0) == 0 && address.size() > 5;
+  const size_t colon = address.find_last_of(':');
+  const bool is_tcp = colon != std::string::npos && colon + 1 < address.size() &&
+                      address.find_first_not_of("0123456789", colon + 1) == std::string::npos;
+  if (!is_unix && !is_tcp) {
+    found->Add(field, "expected host:port or unix:/path, got \"", address, "\"");
+  }
+}
+
+void CheckVerifier(const std::string& path, const v1::VerifierConfig& verifier, Violations* found) {
+  if (!IsMetricName(verifier.name())) {
+    found->Add(path + ".name", "only a to z, 0 to 9 and _ are allowed, got \"", verifier.name(),
+               "\"");
+  }
+  switch (verifier.kind_case()) {
+    case v1::VerifierConfig::kRemote:
+      CheckAddress(path + ".remote.address", verifier.remote().address(), found);
+      break;
+    case v1::VerifierConfig::kLength: {
+      const v1::LengthRule& rule = verifier.length();
+      if (rule.max_tokens() != 0 && rule.min_tokens() > rule.max_tokens()) {
+        found->Add(path + ".length.min_tokens", "must be at most max_tokens (", rule.max_tokens(),
+                   "), got ", rule.min_tokens());
+      }
+      break;
+    }
+    case v1::VerifierConfig::kContains:
+      if (verifier.contains().column().empty() && verifier.contains().texts().empty()) {
+        found->Add(path + ".contains", "needs a column or texts to look for");
+      }
+      break;
+    case v1::VerifierConfig::KIND_NOT_SET:
+      found->Add(path, "needs one of exact_match, numeric_answer, regex, length, contains, remote");
+      break;
+    default:
+      break;
+  }
+}
+
+void CheckReward(const v1::RewardSection& reward, Violations* found) {
+  CheckAddress("reward.listen", reward.listen(), found);
+  if (reward.verifiers().empty()) {
+    found->Add("reward.verifiers", "needs at least one verifier: without one there is no reward");
+    return;
+  }
+  std::map<std::string, int> first_of_name;
+  bool any_effect = false;
+  for (int i = 0; i < reward.verifiers_size(); ++i) {
+    const v1::VerifierConfig& verifier = reward.verifiers(i);
+    const std::string path = absl::StrCat("reward.verifiers[", i, "]");
+    CheckVerifier(path, verifier, found);
+    const auto [first, is_new] = first_of_name.emplace(verifier.name(), i);
+    if (!is_new) {
+      found->Add(path + ".name", "\"", verifier.name(), "\" is also the name of reward.verifiers[",
+                 first->second, "]");
+    }
+    any_effect = any_effect || verifier.weight() != 0 || verifier.has_gate();
+  }
+  if (!any_effect) {
+    found->Add("reward.verifiers", "every weight is 0 and none has a gate: the reward would be 0");
+  }
+}
+
+void CheckGenerator(const v1::RunConfig& config, Violations* found) {
+  CheckAddress("generator.listen", config.generator().listen(), found);
+  const uint32_t group = config.algorithm().samples_per_prompt();
+  if (config.generator().max_waiting_samples() < group) {
+    found->Add("generator.max_waiting_samples",
+               "must hold a group of algorithm.samples_per_prompt (", group, "), got ",
+               config.generator().max_waiting_samples());
+  }
+  for (int i = 0; i < config.generator().addresses_size(); ++i) {
+    CheckAddress(absl::StrCat("generator.addresses[", i, "]"), config.generator().addresses(i),
+                 found);
+  }
+}
+
+void CheckReference(const v1::RunConfig& config, Violations* found) {
+  CheckAddress("reference.listen", config.reference().listen(), found);
+  for (int i = 0; i < config.reference().addresses_size(); ++i) {
+    CheckAddress(absl::StrCat("reference.addresses[", i, "]"), config.reference().addresses(i),
+                 found);
+  }
+}
+
+void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
+  const v1::AlgorithmSection& algorithm = config.algorithm();
+  const v1::SamplingSection& sampling = config.sampling();
+  const uint64_t prompts = config.learner().prompts_per_step();
+  const uint64_t samples = algorithm.samples_per_prompt();
+  if (sampling.temperature() == 0) {
+    found->Add("sampling.temperature",
+               "must be > 0 with stage rl: greedy samples carry no ratio and do not explore");
+  }
+  if (sampling.min_tokens() > sampling.max_tokens()) {
+    found->Add("sampling.min_tokens", "must be at most sampling.max_tokens (",
+               sampling.max_tokens(), "), got ", sampling.min_tokens());
+  }
+  if (algorithm.preset() == v1::ALGORITHM_PRESET_GRPO) {
+    if (samples < 2) {
+      found->Add("algorithm.samples_per_prompt",
+                 "grpo compares the samples of a group: must be >= 2, got ", samples);
+    }
+    if (algorithm.min_valid_samples() < 2) {
+      found->Add("algorithm.min_valid_samples",
+                 "grpo compares the samples of a group: must be >= 2, got ",
+                 algorithm.min_valid_samples());
+    }
+  }
+  if (algorithm.min_valid_samples() > std::max<uint64_t>(samples, 2)) {
+    found->Add("algorithm.min_valid_samples", "must be at most algorithm.samples_per_prompt (",
+               samples, "), got ", algorithm.min_valid_samples());
+  }
+  if (prompts % std::max(algorithm.mini_batches(), 1u) != 0) {
+    found->Add("learner.prompts_per_step", "must be a multiple of algorithm.mini_batches (",
+               algorithm.mini_batches(), "), got ", prompts);
+  }
+  if (prompts * samples > kMaxSamplesPerStep) {
+    found->Add("learner.prompts_per_step", "times algorithm.samples_per_prompt must be at most ",
+               kMaxSamplesPerStep, ", got ", prompts * samples);
+  }
+  CheckGenerator(config, found);
+  CheckReward(config.reward(), found);
+  if (algorithm.kl_coefficient() > 0) CheckReference(config, found);
+}
+
+void CheckRun(const v1::RunConfig& config, Violations* found) {
+  if (config.name().empty() || config.name().find('/') != std::string::npos ||
+      config.name()[0] == '.') {
+    found->Add("name",
+               "names a folder: it may not be empty, start with a dot or hold a slash, got \"",
+               config.name(), "\"");
+  }
+  CheckAddress("learner.listen", config.learner().listen(), found);
+  const bool trains = config.stage() != v1::STAGE_EVAL;
+  if (trains && config.data().train().empty()) {
+    found->Add("data.train", "needs at least one file to train on");
+  }
+  if (config.data().evaluation().empty() && !trains) {
+    found->Add("data.evaluation", "needs at least one file to evaluate on");
+  }
+  if (config.data().evaluation().empty() && trains && config.evaluation().every_steps() > 0) {
+    found->Add("evaluation.every_steps", "needs data.evaluation: there is nothing to evaluate on");
+  }
+  if (!trains) {
+    CheckGenerator(config, found);
+    CheckReward(config.reward(), found);
+  }
+  if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
+}
+
+// Top-level sections whose required fields the role needs; empty: all.
+std::vector<std::string_view> RequiredSections(Role role) {
+  switch (role) {
+    case Role::kRun:
+    case Role::kLearner:
+      return {};
+    case Role::kGenerator:
+      return {"model", "generator"};
+    case Role::kReward:
+      return {"reward"};
+    case Role::kReference:
+      return {"model", "reference"};
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
+  Violations found;
+  switch (role) {
+    case Role::kRun:
+    case Role::kLearner:
+      CheckRun(config, &found);
+      break;
+    case Role::kGenerator:
+      CheckGenerator(config, &found);
+      break;
+    case Role::kReward:
+      CheckReward(config.reward(), &found);
+      break;
+    case Role::kReference:
+      CheckReference(config, &found);
+      break;
+  }
+  return found.Take();
+}
+
+absl::Status ValidateRunConfig(const v1::RunConfig& config, Role role) {
+  std::vector<std::string> lines;
+  for (const Violation& violation : FindViolations(config, role)) {
+    lines.push_back(absl::StrCat(violation.field, ": ", violation.message));
+  }
+  if (lines.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrJoin(lines, "\n"));
+}
+
+absl::StatusOr<v1::RunConfig> LoadRunConfig(const std::string& path,
+                                            std::span<const std::string> sets, Role role) {
+  v1::RunConfig config;
+  Origins origins;
+  const std::vector<std::string_view> sections = RequiredSections(role);
+  ROLLCALL_RETURN_IF_ERROR(LoadYaml(path, sets, &config, {.required_in = sections}, &origins));
+  std::vector<std::string> lines;
+  for (const Violation& violation : FindViolations(config, role)) {
+    const auto origin = origins.find(violation.field);
+    lines.push_back(absl::StrCat(origin != origins.end() ? origin->second
+                                 : path.empty()          ? "configuration"
+                                                         : path,
+                                 ": ", violation.field, ": ", violation.message));
+  }
+  if (!lines.empty()) return absl::InvalidArgumentError(absl::StrJoin(lines, "\n"));
+  return config;
+}
+
+}  // namespace rollcall::config

@@ -1,0 +1,174 @@
+#include "common/config/run_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/config/field_rules.h"
+#include "common/config/reference.h"
+#include "common/config/yaml.h"
+
+namespace rollcall::config {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+constexpr char kWhole[] =
+    "model: {path: m}\n"
+    "data: {train: [{path: a.jsonl}]}\n"
+    "reward: {verifiers: [{name: answer, exact_match: {}}]}\n";
+
+std::string ErrorOf(const std::vector<std::string>& sets, Role role = Role::kRun) {
+  const std::string path = absl::StrCat(testing::TempDir(), "/run_config_", getpid(), ".yaml");
+  EXPECT_EQ(WriteFileAtomically(path, kWhole), absl::OkStatus());
+  const absl::StatusOr<v1::RunConfig> config = LoadRunConfig(path, sets, role);
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << config.status();
+  return std::string(config.status().message());
+}
+
+TEST(LoadRunConfigTest, AcceptsTheSmallestWholeRun) {
+  const std::string path = absl::StrCat(testing::TempDir(), "/whole_", getpid(), ".yaml");
+  ASSERT_EQ(WriteFileAtomically(path, kWhole), absl::OkStatus());
+  const absl::StatusOr<v1::RunConfig> config = LoadRunConfig(path);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->algorithm().samples_per_prompt(), 8u);
+}
+
+TEST(LoadRunConfigTest, RefusesEachBrokenRuleWithItsFieldAndOrigin) {
+  const struct {
+    const char* set;
+    const char* error;
+  } kCases[] = {
+      {"algorithm.samples_per_prompt=1",
+       "--set algorithm.samples_per_prompt=1: algorithm.samples_per_prompt: grpo compares"},
+      {"algorithm.min_valid_samples=1", "algorithm.min_valid_samples: grpo compares"},
+      {"algorithm.min_valid_samples=9", "must be at most algorithm.samples_per_prompt (8), got 9"},
+      {"algorithm.mini_batches=5",
+       "learner.prompts_per_step: must be a multiple of algorithm.mini_batches (5), got 32"},
+      {"learner.prompts_per_step=4294967295", "learner.prompts_per_step: times algorithm.samples"},
+      {"sampling.temperature=0", "sampling.temperature: must be > 0 with stage rl"},
+      {"sampling.min_tokens=300", "sampling.min_tokens: must be at most sampling.max_tokens (256)"},
+      {"data.train=[]", "data.train: needs at least one file"},
+      {"reward.verifiers=[]", "reward.verifiers: needs at least one verifier"},
+      {"reward.verifiers=[{name: a}]", "reward.verifiers[0]: needs one of exact_match, "},
+      {"reward.verifiers=[{name: A, length: {}}]", "reward.verifiers[0].name: only a to z"},
+      {"reward.verifiers=[{name: a, length: {}}, {name: a, length: {}}]",
+       "reward.verifiers[1].name: \"a\" is also the name of reward.verifiers[0]"},
+      {"reward.verifiers[0].weight=0", "reward.verifiers: every weight is 0"},
+      {"reward.verifiers=[{name: a, remote: {address: nowhere}}]",
+       "reward.verifiers[0].remote.address: expected host:port or unix:/path, got \"nowhere\""},
+      {"reward.verifiers=[{name: a, contains: {}}]",
+       "reward.verifiers[0].contains: needs a column"},
+      {"reward.verifiers=[{name: a, length: {min_tokens: 5, max_tokens: 4}}]",
+       "reward.verifiers[0].length.min_tokens: must be at most max_tokens (4), got 5"},
+      {"generator.max_waiting_samples=7", "generator.max_waiting_samples: must hold a group"},
+      {"evaluation.every_steps=5", "evaluation.every_steps: needs data.evaluation"},
+      {"name=a/b", "name: names a folder"},
+      {"learner.listen=7400", "learner.listen: expected host:port or unix:/path"},
+  };
+  for (const auto& c : kCases) EXPECT_THAT(ErrorOf({c.set}), HasSubstr(c.error)) << c.set;
+}
+
+TEST(LoadRunConfigTest, SupervisedRunsNeedNoReward) {
+  const std::vector<std::string> sets = {"stage=sft", "model.path=m", "data.train[0].path=a",
+                                         "sampling.temperature=0"};
+  EXPECT_EQ(LoadRunConfig("", sets).status(), absl::OkStatus());
+}
+
+TEST(LoadRunConfigTest, EvaluationNeedsHeldOutPromptsAndARewardOnly) {
+  std::vector<std::string> sets = {"stage=eval", "model.path=m", "sampling.temperature=0",
+                                   "reward.verifiers=[{name: a, length: {}}]"};
+  EXPECT_THAT(std::string(LoadRunConfig("", sets).status().message()),
+              HasSubstr("data.evaluation: needs at least one file"));
+  sets.push_back("data.evaluation=[{path: e}]");
+  EXPECT_EQ(LoadRunConfig("", sets).status(), absl::OkStatus());
+  sets.push_back("reward.verifiers=[]");
+  EXPECT_THAT(std::string(LoadRunConfig("", sets).status().message()),
+              HasSubstr("reward.verifiers: needs at least one verifier"));
+}
+
+TEST(LoadRunConfigTest, AServiceNeedsOnlyItsOwnSections) {
+  const std::vector<std::string> reward = {"reward.verifiers=[{name: a, length: {}}]"};
+  EXPECT_EQ(LoadRunConfig("", reward, Role::kReward).status(), absl::OkStatus());
+  EXPECT_THAT(std::string(LoadRunConfig("", reward, Role::kGenerator).status().message()),
+              HasSubstr("model.path: required"));
+  const std::vector<std::string> model = {"model.path=m"};
+  EXPECT_EQ(LoadRunConfig("", model, Role::kGenerator).status(), absl::OkStatus());
+  EXPECT_EQ(LoadRunConfig("", model, Role::kReference).status(), absl::OkStatus());
+  EXPECT_THAT(std::string(LoadRunConfig("", model, Role::kReward).status().message()),
+              HasSubstr("reward.verifiers: needs at least one"));
+}
+
+void CollectTypes(const google::protobuf::Descriptor* type,
+                  std::set<const google::protobuf::Descriptor*>* types) {
+  if (!types->insert(type).second) return;
+  for (int i = 0; i < type->field_count(); ++i) {
+    if (type->field(i)->message_type() != nullptr) {
+      CollectTypes(type->field(i)->message_type(), types);
+    }
+  }
+}
+
+TEST(RunConfigSchemaTest, EveryDefaultIsAValueWithinItsBoundsAndEveryFieldIsExplained) {
+  std::set<const google::protobuf::Descriptor*> types;
+  CollectTypes(v1::RunConfig::descriptor(), &types);
+  EXPECT_GT(types.size(), 15u);
+  for (const auto* type : types) {
+    for (int i = 0; i < type->field_count(); ++i) {
+      const auto* field = type->field(i);
+      const v1::FieldRules& rules = RulesOf(*field);
+      if (field->message_type() == nullptr) {
+        EXPECT_THAT(rules.doc(), Not(IsEmpty())) << field->full_name();
+      }
+    }
+  }
+  // A default that is no value, or out of bounds, would fail here.
+  const std::vector<std::string> sets = {
+      "model.path=m", "data.train=[{path: a}]",
+      "reward.verifiers=[{name: a, exact_match: {}}, {name: b, numeric_answer: {}}, "
+      "{name: c, regex: {pattern: x}}, {name: d, length: {}}, {name: e, contains: {texts: [a]}}, "
+      "{name: f, remote: {address: 'h:1'}}]"};
+  EXPECT_EQ(LoadRunConfig("", sets).status(), absl::OkStatus());
+}
+
+TEST(FieldHelpTest, DescribesFieldsAndSections) {
+  const auto& schema = *v1::RunConfig::descriptor();
+  const auto lr = FieldHelp(schema, "learner.optimizer.lr");
+  ASSERT_TRUE(lr.ok());
+  EXPECT_EQ(*lr,
+            "learner.optimizer.lr: a finite number, >= 0, default 1e-6\n"
+            "Peak learning rate of AdamW.\n");
+  const auto verifiers = FieldHelp(schema, "reward.verifiers[0].timeout");
+  ASSERT_TRUE(verifiers.ok());
+  EXPECT_THAT(*verifiers, HasSubstr("> 0, default 60, in seconds"));
+  EXPECT_THAT(*FieldHelp(schema, "sampling"), HasSubstr("  top_p: a finite number, > 0 and <= 1"));
+  EXPECT_THAT(*FieldHelp(schema, ""), HasSubstr("  stage: one of rl, sft, eval, default rl"));
+  EXPECT_EQ(FieldHelp(schema, "learner.optimiser.lr").status(),
+            absl::NotFoundError("learner.optimiser: unknown field; did you mean optimizer?"));
+  EXPECT_EQ(FieldHelp(schema, "seed.x").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(DocumentMarkdownTest, HasARowForEveryFieldOfTheSchema) {
+  const std::string text = DocumentMarkdown(*v1::RunConfig::descriptor());
+  EXPECT_THAT(text, HasSubstr("## `learner.optimizer`\n"));
+  EXPECT_THAT(text, HasSubstr("## `reward.verifiers[].numeric_answer`\n"));
+  EXPECT_THAT(text, HasSubstr("| `lr` | a finite number | `1e-6` | >= 0 |  | Peak learning rate"));
+  std::set<const google::protobuf::Descriptor*> types;
+  CollectTypes(v1::RunConfig::descriptor(), &types);
+  for (const auto* type : types) {
+    for (int i = 0; i < type->field_count(); ++i) {
+      EXPECT_THAT(text, HasSubstr(absl::StrCat("| `", type->field(i)->name(), "` |")));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rollcall::config

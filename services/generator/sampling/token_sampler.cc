@@ -1,0 +1,116 @@
+#include "services/generator/sampling/token_sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "common/base/status.h"
+#include "services/generator/sampling/softmax_weights.h"
+
+namespace rollcall::generator {
+namespace {
+
+// The specified reduction order: one after the other, in vocabulary order.
+double Sum(std::span<const double> weights) {
+  double total = 0;
+  for (const double weight : weights) total += weight;
+  return total;
+}
+
+}  // namespace
+
+absl::StatusOr<SampledToken> TokenSampler::Sample(std::span<const float> logits,
+                                                  const SamplingOptions& options, double uniform) {
+  if (options.temperature == 0) {
+    ROLLCALL_ASSIGN_OR_RETURN(const size_t best, FirstArgmax(logits));
+    return SampledToken{.token = static_cast<uint32_t>(best)};
+  }
+  weights_.resize(logits.size());
+  ROLLCALL_RETURN_IF_ERROR(SoftmaxWeights(logits, options.temperature, weights_).status());
+  const double whole = Sum(weights_);
+  double kept = whole;
+  if (options.truncates()) {
+    Truncate(logits, options);
+    kept = Sum(weights_);
+  }
+  const double target = uniform * kept;
+  double cumulative = 0;
+  size_t token = 0;
+  // Rounding may bring the target up to the total; then the last kept token is meant.
+  size_t last_kept = 0;
+  for (; token < weights_.size(); ++token) {
+    if (weights_[token] > 0) last_kept = token;
+    cumulative += weights_[token];
+    if (cumulative > target) break;
+  }
+  if (token == weights_.size()) token = last_kept;
+  SampledToken sampled{.token = static_cast<uint32_t>(token)};
+  if (options.truncates()) {
+    sampled.sampling_logprob = static_cast<float>(std::min(0.0, std::log(weights_[token] / kept)));
+    sampled.kept_log_mass = static_cast<float>(std::min(0.0, std::log(kept / whole)));
+  }
+  return sampled;
+}
+
+absl::StatusOr<TokenSampler::Kept> TokenSampler::KeptTokens(std::span<const float> logits,
+                                                            const SamplingOptions& options) {
+  weights_.resize(logits.size());
+  ROLLCALL_RETURN_IF_ERROR(SoftmaxWeights(logits, options.temperature, weights_).status());
+  Truncate(logits, options);
+  const double total = Sum(weights_);
+  Kept kept;
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    if (weights_[i] == 0) continue;
+    kept.tokens.push_back(static_cast<uint32_t>(i));
+    kept.probabilities.push_back(weights_[i] / total);
+  }
+  return kept;
+}
+
+void TokenSampler::Truncate(std::span<const float> logits, const SamplingOptions& options) {
+  if (options.top_k > 0 && options.top_k < logits.size()) KeepTopK(logits, options.top_k);
+  if (options.top_p < 1.0f) KeepTopP(logits, options.top_p);
+  if (options.min_p > 0.0f) {
+    // The largest weight is exp(0) = 1.
+    for (double& weight : weights_) {
+      if (weight < static_cast<double>(options.min_p)) weight = 0;
+    }
+  }
+}
+
+void TokenSampler::KeepTopK(std::span<const float> logits, uint32_t k) {
+  sorted_logits_.assign(logits.begin(), logits.end());
+  const auto kth = sorted_logits_.begin() + (k - 1);
+  std::nth_element(sorted_logits_.begin(), kth, sorted_logits_.end(), std::greater<>());
+  const float threshold = *kth;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] < threshold) weights_[i] = 0;
+  }
+}
+
+void TokenSampler::KeepTopP(std::span<const float> logits, double top_p) {
+  order_.clear();
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    if (weights_[i] > 0) order_.push_back(static_cast<uint32_t>(i));
+  }
+  const double target = top_p * Sum(weights_);
+  const auto more_likely = [&logits](uint32_t a, uint32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  };
+  // Sorted piece by piece, since most of a large vocabulary lies beyond the cut.
+  double before = 0;
+  size_t sorted = 0;
+  for (size_t piece = 64; sorted < order_.size(); piece *= 8) {
+    const size_t end = std::min(order_.size(), sorted + piece);
+    std::partial_sort(order_.begin() + sorted, order_.begin() + end, order_.end(), more_likely);
+    for (; sorted < end; ++sorted) {
+      if (sorted > 0 && before >= target) {
+        for (size_t i = sorted; i < order_.size(); ++i) weights_[order_[i]] = 0;
+        return;
+      }
+      before += weights_[order_[sorted]];
+    }
+  }
+}
+
+}  // namespace rollcall::generator
