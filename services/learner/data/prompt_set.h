@@ -1,0 +1,40 @@
+#pragma once
+
+#include <google/protobuf/repeated_ptr_field.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/text/tokenizer.h"
+#include "rollcall/v1/config.pb.h"
+#include "rollcall/v1/rollout.pb.h"
+
+namespace rollcall::learner {
+
+// How many rows of the files are not in a set that was read from them.
+struct LeftOutRows {
+  uint64_t unreadable = 0;  // data.on_bad_row: skip
+  uint64_t too_long = 0;    // data.on_long_prompt: drop
+};
+
+// Tokenised prompts in the order of their files.
+struct PromptSet {
+  // `epoch` is 0; `columns` holds all columns but the prompt's.
+  std::vector<v1::PromptRow> rows;
+  LeftOutRows left_out;
+};
+
+// Reads prompts for reinforcement learning or evaluation. A prompt is data.prompt_column, a string (encoded with special
+// tokens as data.add_special_tokens says) or a list of messages (rendered by the tokenizer's chat template); where that
+// column is absent, data.messages_column. A chat must not end with the assistant.
+//
+// Errors name file, line, column and what is expected. INVALID_ARGUMENT: a bad row or too long a prompt, where the
+// configuration does not say to leave it out, or no row left; FAILED_PRECONDITION: messages without a chat template;
+// otherwise those of ReadFile.
+absl::StatusOr<PromptSet> LoadPrompts(
+    const v1::DataSection& data,
+    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer);
+
+}  // namespace rollcall::learner

@@ -1,0 +1,18 @@
+#include "services/learner/data/prompt_source.h"
+
+namespace rollcall::learner {
+
+v1::PromptRow PromptSource::PromptAt(uint64_t ordinal) const {
+  v1::PromptRow prompt = set_->rows[order_.RowAt(ordinal)];
+  prompt.set_epoch(order_.EpochOf(ordinal));
+  return prompt;
+}
+
+v1::DataCursor PromptSource::CursorAt(uint64_t ordinal) const {
+  v1::DataCursor cursor;
+  cursor.set_epoch(order_.EpochOf(ordinal));
+  cursor.set_offset(ordinal % order_.rows());
+  return cursor;
+}
+
+}  // namespace rollcall::learner

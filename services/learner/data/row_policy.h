@@ -1,0 +1,35 @@
+#pragma once
+
+#include "absl/status/status.h"
+#include "common/base/logging.h"
+#include "rollcall/v1/config.pb.h"
+#include "services/learner/data/prompt_set.h"
+
+namespace rollcall::learner {
+
+// What becomes of rows that cannot be used: the first error that ends the reading, or a count.
+class RowPolicy {
+ public:
+  explicit RowPolicy(const v1::DataSection& data) : data_(data) {}
+
+  // OK: the row is left out and counted.
+  absl::Status OnBadRow(const absl::Status& error) {
+    // A missing template or an unreadable file is no fault of the row.
+    if (data_.on_bad_row() != v1::BAD_ROW_SKIP || !absl::IsInvalidArgument(error)) return error;
+    if (left_out_.unreadable++ == 0) LogWarning("a row is skipped", {{"error", error}});
+    return absl::OkStatus();
+  }
+  absl::Status OnLongRow(const absl::Status& error) {
+    if (data_.on_long_prompt() != v1::LONG_PROMPT_DROP) return error;
+    if (left_out_.too_long++ == 0) LogWarning("a row is dropped", {{"error", error}});
+    return absl::OkStatus();
+  }
+
+  const LeftOutRows& left_out() const { return left_out_; }
+
+ private:
+  const v1::DataSection& data_;
+  LeftOutRows left_out_;
+};
+
+}  // namespace rollcall::learner
