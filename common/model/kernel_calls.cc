@@ -1,0 +1,233 @@
+#include "common/model/kernel_calls.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/model/parallel.h"
+
+namespace rollcall::model {
+
+using kernels::Element;
+
+namespace {
+
+at::TensorOptions Options(at::ScalarType type) { return at::TensorOptions().dtype(type); }
+
+// Columns and rows of one Gemm call: at most what the kernel takes, and about four tasks a thread where there is so much.
+struct GemmTiling {
+  explicit GemmTiling(const kernels::GemmArgs& args)
+      : panels(kernels::PanelCount(args.n)),
+        row_blocks(kernels::CeilDiv(args.m, kernels::kRowBlock)),
+        group(std::clamp<int64_t>(panels * row_blocks / 8, 1, kernels::kPanelGroup)),
+        groups(kernels::CeilDiv(panels, group)) {}
+
+  kernels::GemmRange Range(const kernels::GemmArgs& args, int64_t task) const {
+    const int64_t row = task / groups * kernels::kRowBlock, panel = task % groups * group;
+    return {row, std::min(args.m, row + kernels::kRowBlock), panel,
+            std::min(panels, panel + group)};
+  }
+
+  int64_t panels, row_blocks, group, groups;
+};
+
+}  // namespace
+
+Element ElementOf(const at::Tensor& tensor) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16,
+                   "expected float32 or bfloat16, got ", tensor.scalar_type());
+  TORCH_CHECK_VALUE(tensor.is_contiguous() && tensor.device().is_cpu(),
+                    "expected a contiguous CPU tensor");
+  return tensor.scalar_type() == at::kFloat ? Element::kFloat32 : Element::kBFloat16;
+}
+
+void PackInto(const at::Tensor& w, at::Tensor& panels) {
+  const int64_t n = w.size(0), k = w.size(1), count = kernels::PanelCount(n);
+  if (!panels.defined() || panels.scalar_type() != w.scalar_type()) {
+    panels = at::empty({count * k * kernels::kPanelWidth}, Options(w.scalar_type()));
+  }
+  const kernels::PackArgs args{w.const_data_ptr(), ElementOf(w), n, k, panels.mutable_data_ptr()};
+  ParallelRanges(count, 1, n * k, [&](int64_t begin, int64_t end) {
+    kernels::Kernels().pack(args, begin, end);
+  });
+}
+
+void ParallelGemm(const kernels::GemmArgs& args) {
+  const GemmTiling tiling(args);
+  ParallelTasks(tiling.row_blocks * tiling.groups, kernels::kGemmScratchFloats,
+                args.m * args.n * args.k, [&](int64_t task, float* scratch) {
+                  kernels::Kernels().gemm(args, tiling.Range(args, task), scratch);
+                });
+}
+
+at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t n,
+                         at::ScalarType type) {
+  const int64_t m = x.size(0), k = x.size(1);
+  at::Tensor y = at::empty({m, n}, Options(type));
+  ParallelGemm({.m = m, .n = n, .k = k,
+                .a = x.const_data_ptr(), .a_type = ElementOf(x),
+                .a_row_stride = k, .a_depth_stride = 1,
+                .b = panels.const_data_ptr(), .b_type = ElementOf(panels), .b_stride = 0,
+                .c = y.mutable_data_ptr(), .c_type = ElementOf(y), .c_stride = n,
+                .accumulate = false});
+  return y;
+}
+
+at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w) {
+  const int64_t m = dy.size(0), n = dy.size(1), k = w.size(1);
+  at::Tensor dx = at::empty({m, k}, Options(w.scalar_type()));
+  ParallelGemm({.m = m, .n = k, .k = n,
+                .a = dy.const_data_ptr(), .a_type = ElementOf(dy),
+                .a_row_stride = n, .a_depth_stride = 1,
+                .b = w.const_data_ptr(), .b_type = ElementOf(w), .b_stride = k,
+                .c = dx.mutable_data_ptr(), .c_type = ElementOf(dx), .c_stride = k,
+                .accumulate = false});
+  return dx;
+}
+
+void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool accumulate) {
+  const int64_t m = dy.size(0), n = dy.size(1), k = x.size(1);
+  ParallelGemm({.m = n, .n = k, .k = m,
+                .a = dy.const_data_ptr(), .a_type = ElementOf(dy),
+                .a_row_stride = 1, .a_depth_stride = n,
+                .b = x.const_data_ptr(), .b_type = ElementOf(x), .b_stride = k,
+                .c = dw.mutable_data_ptr(), .c_type = ElementOf(dw), .c_stride = k,
+                .accumulate = accumulate});
+}
+
+at::Tensor EmbedForward(const at::Tensor& table, const at::Tensor& ids) {
+  const int64_t vocab = table.size(0), tokens = ids.size(0);
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < tokens; ++i) {
+    TORCH_CHECK_INDEX(id[i] >= 0 && id[i] < vocab, "token_ids[", i, "]: expected 0 to ", vocab - 1,
+                      ", got ", id[i]);
+  }
+  at::Tensor out = at::empty({tokens, table.size(1)}, Options(table.scalar_type()));
+  const int64_t row = table.size(1) * static_cast<int64_t>(table.element_size());
+  const char* from = static_cast<const char*>(table.const_data_ptr());
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  for (int64_t i = 0; i < tokens; ++i) std::memcpy(to + i * row, from + id[i] * row, row);
+  return out;
+}
+
+namespace {
+
+template <typename T>
+void SumRowsById(const at::Tensor& dy, const int64_t* id, at::Tensor& sums) {
+  const int64_t tokens = dy.size(0), width = dy.size(1);
+  const T* rows = dy.const_data_ptr<T>();
+  float* out = sums.mutable_data_ptr<float>();
+  // Threads take columns: every token id may be frequent.
+  ParallelRanges(width, kernels::kLanes, dy.numel(), [&](int64_t begin, int64_t end) {
+    for (int64_t token = 0; token < tokens; ++token) {
+      float* sum = out + id[token] * width;
+      const T* row = rows + token * width;
+      for (int64_t j = begin; j < end; ++j) sum[j] += static_cast<float>(row[j]);
+    }
+  });
+}
+
+}  // namespace
+
+at::Tensor EmbedBackward(const at::Tensor& dy, const at::Tensor& ids, int64_t vocab) {
+  at::Tensor sums = at::zeros({vocab, dy.size(1)}, Options(at::kFloat));
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  if (ElementOf(dy) == Element::kFloat32) {
+    SumRowsById<float>(dy, id, sums);
+  } else {
+    SumRowsById<at::BFloat16>(dy, id, sums);
+  }
+  return sums;
+}
+
+at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  at::Tensor y = at::empty_like(x);
+  kernels::RmsNormArgs args{};
+  args.width = x.size(1);
+  args.epsilon = static_cast<float>(epsilon);
+  args.type = ElementOf(x);
+  args.x = x.const_data_ptr();
+  args.weight = weight.const_data_ptr();
+  args.y = y.mutable_data_ptr();
+  ParallelRanges(x.size(0), 1, x.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().rms_norm(args, begin, end);
+  });
+  return y;
+}
+
+std::pair<at::Tensor, at::Tensor> RmsNormBackward(const at::Tensor& dy, const at::Tensor& x,
+                                                  const at::Tensor& weight, double epsilon) {
+  at::Tensor dx = at::empty_like(x);
+  at::Tensor dweight = at::empty({x.size(1)}, Options(at::kFloat));
+  at::Tensor inverse_rms = at::empty({x.size(0)}, Options(at::kFloat));
+  kernels::RmsNormArgs args{};
+  args.width = x.size(1);
+  args.epsilon = static_cast<float>(epsilon);
+  args.type = ElementOf(x);
+  args.x = x.const_data_ptr();
+  args.weight = weight.const_data_ptr();
+  args.dy = dy.const_data_ptr();
+  args.dx = dx.mutable_data_ptr();
+  args.dweight = dweight.mutable_data_ptr<float>();
+  args.inverse_rms = inverse_rms.mutable_data_ptr<float>();
+  ParallelRanges(x.size(0), 1, x.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().rms_norm_dx(args, begin, end);
+  });
+  ParallelRanges(x.size(1), kernels::kLanes, x.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().rms_norm_dweight(args, x.size(0), begin, end);
+  });
+  return {dx, dweight};
+}
+
+at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& table,
+                         bool inverse) {
+  at::Tensor y = at::empty_like(x);
+  const kernels::RotateArgs args{x.size(1),
+                                 x.size(2),
+                                 ElementOf(x),
+                                 x.const_data_ptr(),
+                                 y.mutable_data_ptr(),
+                                 positions.const_data_ptr<int64_t>(),
+                                 table.const_data_ptr<float>(),
+                                 inverse};
+  ParallelRanges(x.size(0), 1, x.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().rotate(args, begin, end);
+  });
+  return y;
+}
+
+at::Tensor SwiGluForward(const at::Tensor& gate, const at::Tensor& up) {
+  at::Tensor y = at::empty_like(gate);
+  kernels::SwiGluArgs args{};
+  args.type = ElementOf(gate);
+  args.gate = gate.const_data_ptr();
+  args.up = up.const_data_ptr();
+  args.y = y.mutable_data_ptr();
+  // An exponential and a division cost about 16 multiply-adds.
+  ParallelRanges(gate.numel(), kernels::kLanes, 16 * gate.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().swiglu(args, begin, end);
+  });
+  return y;
+}
+
+std::pair<at::Tensor, at::Tensor> SwiGluBackward(const at::Tensor& dy, const at::Tensor& gate,
+                                                 const at::Tensor& up) {
+  at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+  kernels::SwiGluArgs args{};
+  args.type = ElementOf(gate);
+  args.gate = gate.const_data_ptr();
+  args.up = up.const_data_ptr();
+  args.dy = dy.const_data_ptr();
+  args.dgate = dgate.mutable_data_ptr();
+  args.dup = dup.mutable_data_ptr();
+  ParallelRanges(gate.numel(), kernels::kLanes, 16 * gate.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().swiglu_backward(args, begin, end);
+  });
+  return {dgate, dup};
+}
+
+}  // namespace rollcall::model

@@ -1,0 +1,69 @@
+#include "common/model/kernels/kernels.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "common/model/kernels/instruction_sets.h"
+
+namespace rollcall::model::kernels {
+namespace {
+
+// Pieces of a scratch are rounded up to kLanes; a dozen of them at most.
+constexpr int64_t kCarvingSlack = 16 * kLanes;
+// Blocks of a packed sequence (attention_impl.h).
+constexpr int64_t kPackedBlock = 32;
+
+const KernelTable& Choose() {
+  const char* limit = std::getenv("ROLLCALL_KERNELS");
+  const std::string_view name = limit == nullptr ? "avx512" : limit;
+  for (InstructionSet set : {InstructionSet::kAvx512, InstructionSet::kAvx2}) {
+    if (name == "portable" || (name == "avx2" && set == InstructionSet::kAvx512)) continue;
+    if (const KernelTable* table = KernelsFor(set); table != nullptr) return *table;
+  }
+  return kPortableTable;
+}
+
+}  // namespace
+
+const KernelTable* KernelsFor(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::kPortable:
+      return &kPortableTable;
+    case InstructionSet::kAvx2:
+#if defined(__x86_64__)
+      if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &kAvx2Table;
+#endif
+      return nullptr;
+    case InstructionSet::kAvx512:
+#if defined(__x86_64__)
+      if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+        return &kAvx512Table;
+      }
+#endif
+      return nullptr;
+  }
+  return nullptr;
+}
+
+const KernelTable& Kernels() {
+  static const KernelTable& table = Choose();
+  return table;
+}
+
+std::string_view Arithmetic() { return Kernels().arithmetic; }
+
+int64_t PackedAttentionScratch(const AttentionShape& shape, int64_t n, bool backward) {
+  const int64_t rows = TileTokens(shape) * (shape.heads / shape.kv_heads);
+  const int64_t head = PaddedHead(shape.head_dim), padded = RoundUp(n, kPackedBlock);
+  const int64_t per_key = backward ? 5 * head : 2 * head;
+  const int64_t per_row = backward ? 5 * head + 2 * padded : 2 * head + padded;
+  return padded * per_key + rows * per_row + kCarvingSlack;
+}
+
+int64_t PagedAttentionScratch(const AttentionShape& shape, int64_t n) {
+  const int64_t rows = TileTokens(shape) * (shape.heads / shape.kv_heads);
+  return rows * (2 * PaddedHead(shape.head_dim) + RoundUp(n, kLanes)) + kCarvingSlack;
+}
+
+}  // namespace rollcall::model::kernels

@@ -1,0 +1,265 @@
+#pragma once
+
+// Row kernels: RMSNorm, rotary embedding, SwiGLU and the log-softmax head. Included only by the kernels_*.cc files.
+
+#include "common/model/kernels/simd.h"
+
+namespace rollcall::model::kernels {
+namespace {
+
+template <typename P>
+struct Pointee;
+template <typename T>
+struct Pointee<T*> {
+  using Type = T;
+};
+template <typename P>
+using PointeeOf = typename Pointee<P>::Type;
+
+// Calls f with a null pointer of the element type, from which the callee takes the type.
+template <typename F>
+ROLLCALL_INLINE void WithElement(Element type, const F& f) {
+  if (type == Element::kFloat32) {
+    f(static_cast<float*>(nullptr));
+  } else {
+    f(static_cast<uint16_t*>(nullptr));
+  }
+}
+
+template <typename T>
+float InverseRms(const T* x, int64_t width, float epsilon) {
+  Lanes sum = SplatLanes(0.0f);
+  for (int64_t j = 0; j < width; j += kLanes) {
+    const Lanes v = LoadLanes(x + j, width - j, 0.0f);
+    sum = Fma(v, v, sum);
+  }
+  return 1.0f / __builtin_sqrtf(SumOf(sum) / static_cast<float>(width) + epsilon);
+}
+
+template <typename T>
+void RmsNormRows(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  const T* weight = static_cast<const T*>(args.weight);
+  for (int64_t i = begin; i < end; ++i) {
+    const T* x = static_cast<const T*>(args.x) + i * args.width;
+    T* y = static_cast<T*>(args.y) + i * args.width;
+    const Lanes inverse = SplatLanes(InverseRms(x, args.width, args.epsilon));
+    for (int64_t j = 0; j < args.width; j += kLanes) {
+      const int64_t count = args.width - j;
+      const Lanes normal = LoadLanes(x + j, count, 0.0f) * inverse;
+      StoreLanes(y + j, normal * LoadLanes(weight + j, count, 0.0f), count);
+    }
+  }
+}
+
+// With g = dy * weight and r the inverse RMS: dx = r * g - x * r^3 / width * sum(g * x).
+template <typename T>
+void RmsNormRowsDx(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  const T* weight = static_cast<const T*>(args.weight);
+  for (int64_t i = begin; i < end; ++i) {
+    const T* x = static_cast<const T*>(args.x) + i * args.width;
+    const T* dy = static_cast<const T*>(args.dy) + i * args.width;
+    T* dx = static_cast<T*>(args.dx) + i * args.width;
+    const float r = InverseRms(x, args.width, args.epsilon);
+    args.inverse_rms[i] = r;
+    Lanes sum = SplatLanes(0.0f);
+    for (int64_t j = 0; j < args.width; j += kLanes) {
+      const int64_t count = args.width - j;
+      const Lanes g = LoadLanes(dy + j, count, 0.0f) * LoadLanes(weight + j, count, 0.0f);
+      sum = Fma(g, LoadLanes(x + j, count, 0.0f), sum);
+    }
+    const Lanes scale = SplatLanes(r);
+    const Lanes pull = SplatLanes(-(r * r * r) * SumOf(sum) / static_cast<float>(args.width));
+    for (int64_t j = 0; j < args.width; j += kLanes) {
+      const int64_t count = args.width - j;
+      const Lanes g = LoadLanes(dy + j, count, 0.0f) * LoadLanes(weight + j, count, 0.0f);
+      StoreLanes(dx + j, Fma(LoadLanes(x + j, count, 0.0f), pull, g * scale), count);
+    }
+  }
+}
+
+template <typename T>
+void RmsNormColumnsDweight(const RmsNormArgs& args, int64_t rows, int64_t begin, int64_t end) {
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const int64_t count = Min(kLanes, args.width - j);
+    Lanes sum = SplatLanes(0.0f);
+    for (int64_t i = 0; i < rows; ++i) {
+      const T* x = static_cast<const T*>(args.x) + i * args.width + j;
+      const T* dy = static_cast<const T*>(args.dy) + i * args.width + j;
+      const Lanes normal = LoadLanes(x, count, 0.0f) * SplatLanes(args.inverse_rms[i]);
+      sum = Fma(LoadLanes(dy, count, 0.0f), normal, sum);
+    }
+    StoreLanes(args.dweight + j, sum, count);
+  }
+}
+
+void RmsNorm(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  WithElement(args.type, [&](auto* t) {
+    RmsNormRows<PointeeOf<decltype(t)>>(args, begin, end);
+  });
+}
+void RmsNormDx(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  WithElement(args.type, [&](auto* t) {
+    RmsNormRowsDx<PointeeOf<decltype(t)>>(args, begin, end);
+  });
+}
+void RmsNormDweight(const RmsNormArgs& args, int64_t rows, int64_t begin, int64_t end) {
+  WithElement(args.type, [&](auto* t) {
+    RmsNormColumnsDweight<PointeeOf<decltype(t)>>(args, rows, begin, end);
+  });
+}
+
+template <typename T>
+void RotateTokens(const RotateArgs& args, int64_t begin, int64_t end) {
+  const int64_t half = args.head_dim / 2;
+  for (int64_t i = begin; i < end; ++i) {
+    const float* cosines = args.table + args.positions[i] * args.head_dim;
+    const float* sines = cosines + half;
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const int64_t offset = (i * args.heads + h) * args.head_dim;
+      const T* x = static_cast<const T*>(args.x) + offset;
+      T* y = static_cast<T*>(args.y) + offset;
+      for (int64_t j = 0; j < half; j += kLanes) {
+        const int64_t count = half - j;
+        const Lanes c = LoadLanes(cosines + j, count, 0.0f);
+        Lanes s = LoadLanes(sines + j, count, 0.0f);
+        if (args.inverse) s = SplatLanes(0.0f) - s;
+        const Lanes low = LoadLanes(x + j, count, 0.0f);
+        const Lanes high = LoadLanes(x + half + j, count, 0.0f);
+        StoreLanes(y + j, Fma(low, c, SplatLanes(0.0f) - high * s), count);
+        StoreLanes(y + half + j, Fma(high, c, low * s), count);
+      }
+    }
+  }
+}
+
+void Rotate(const RotateArgs& args, int64_t begin, int64_t end) {
+  WithElement(args.type, [&](auto* t) {
+    RotateTokens<PointeeOf<decltype(t)>>(args, begin, end);
+  });
+}
+
+ROLLCALL_INLINE Lanes Sigmoid(const Lanes& x) {
+  const Lanes one = SplatLanes(1.0f);
+  return one / (one + Exp(SplatLanes(0.0f) - x));
+}
+
+template <typename T>
+void SwiGluElements(const SwiGluArgs& args, int64_t begin, int64_t end) {
+  const T* gate = static_cast<const T*>(args.gate);
+  const T* up = static_cast<const T*>(args.up);
+  T* y = static_cast<T*>(args.y);
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const int64_t count = end - j;
+    const Lanes g = LoadLanes(gate + j, count, 0.0f);
+    StoreLanes(y + j, g * Sigmoid(g) * LoadLanes(up + j, count, 0.0f), count);
+  }
+}
+
+// With s = sigmoid(g): d silu / dg = s + g s (1 - s).
+template <typename T>
+void SwiGluElementsBackward(const SwiGluArgs& args, int64_t begin, int64_t end) {
+  const T* gate = static_cast<const T*>(args.gate);
+  const T* up = static_cast<const T*>(args.up);
+  const T* dy = static_cast<const T*>(args.dy);
+  T* dgate = static_cast<T*>(args.dgate);
+  T* dup = static_cast<T*>(args.dup);
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const int64_t count = end - j;
+    const Lanes g = LoadLanes(gate + j, count, 0.0f);
+    const Lanes d = LoadLanes(dy + j, count, 0.0f);
+    const Lanes s = Sigmoid(g);
+    const Lanes silu = g * s;
+    const Lanes slope = Fma(silu, SplatLanes(1.0f) - s, s);
+    StoreLanes(dgate + j, d * LoadLanes(up + j, count, 0.0f) * slope, count);
+    StoreLanes(dup + j, d * silu, count);
+  }
+}
+
+void SwiGlu(const SwiGluArgs& args, int64_t begin, int64_t end) {
+  WithElement(args.type, [&](auto* t) {
+    SwiGluElements<PointeeOf<decltype(t)>>(args, begin, end);
+  });
+}
+void SwiGluBackward(const SwiGluArgs& args, int64_t begin, int64_t end) {
+  WithElement(args.type, [&](auto* t) {
+    SwiGluElementsBackward<PointeeOf<decltype(t)>>(args, begin, end);
+  });
+}
+
+struct RowStatistics {
+  float largest;
+  double total, weighted;
+};
+
+RowStatistics Summarize(const float* logits, int64_t vocab, float inverse_temperature) {
+  // About 256 additions a lane: the rounding of a block stays near 1e-6 however large the vocabulary.
+  constexpr int64_t kColumnBlock = 4096;
+  const Lanes scale = SplatLanes(inverse_temperature);
+  const float lowest = -__builtin_inff();
+  Lanes largest = SplatLanes(lowest);
+  for (int64_t j = 0; j < vocab; j += kLanes) {
+    const Lanes z = LoadLanes(logits + j, vocab - j, lowest) * scale;
+    largest = Larger(z, largest);
+  }
+  RowStatistics row{LargestOf(largest), 0.0, 0.0};
+  const Lanes m = SplatLanes(row.largest);
+  for (int64_t block = 0; block < vocab; block += kColumnBlock) {
+    const int64_t end = Min(vocab, block + kColumnBlock);
+    Lanes total = SplatLanes(0.0f), weighted = SplatLanes(0.0f);
+    for (int64_t j = block; j < end; j += kLanes) {
+      const int64_t count = end - j;
+      const Lanes shifted = LoadLanes(logits + j, count, 0.0f) * scale - m;
+      Lanes e = Exp(shifted);
+      if (count < kLanes) {
+        float lane[kLanes];
+        StoreLanes(lane, e);
+        e = LoadLanes(lane, count, 0.0f);
+      }
+      total = total + e;
+      weighted = Fma(e, shifted, weighted);
+    }
+    row.total += static_cast<double>(SumOf(total));
+    row.weighted += static_cast<double>(SumOf(weighted));
+  }
+  return row;
+}
+
+void Score(const ScoreArgs& args, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float* logits = args.logits + i * args.vocab;
+    const RowStatistics row = Summarize(logits, args.vocab, args.inverse_temperature);
+    const double log_total = __builtin_log(row.total);
+    const float target = logits[args.targets[i]] * args.inverse_temperature;
+    args.logprob[i] = static_cast<float>(static_cast<double>(target - row.largest) - log_total);
+    if (args.entropy != nullptr) {
+      args.entropy[i] = static_cast<float>(log_total - row.weighted / row.total);
+    }
+  }
+}
+
+// With log p = z - m - log(total), H the entropy, a = dlogprob, b = dentropy:
+// dz_j = a (1[j = target] - p_j) - b p_j (log p_j + H), and dlogit = dz / temperature.
+void ScoreBackward(const ScoreArgs& args, int64_t begin, int64_t end) {
+  const Lanes scale = SplatLanes(args.inverse_temperature);
+  for (int64_t i = begin; i < end; ++i) {
+    float* logits = args.logits + i * args.vocab;
+    const RowStatistics row = Summarize(logits, args.vocab, args.inverse_temperature);
+    const float a = args.dlogprob == nullptr ? 0.0f : args.dlogprob[i];
+    const float b = args.dentropy == nullptr ? 0.0f : args.dentropy[i];
+    const Lanes m = SplatLanes(row.largest);
+    const Lanes inverse_total = SplatLanes(static_cast<float>(1.0 / row.total));
+    // log p + H = shifted - weighted / total: the logarithms cancel.
+    const Lanes mean_shift = SplatLanes(static_cast<float>(row.weighted / row.total));
+    for (int64_t j = 0; j < args.vocab; j += kLanes) {
+      const int64_t count = args.vocab - j;
+      const Lanes shifted = LoadLanes(logits + j, count, 0.0f) * scale - m;
+      const Lanes p = Exp(shifted) * inverse_total;
+      const Lanes factor = Fma(SplatLanes(-b), shifted - mean_shift, SplatLanes(-a));
+      StoreLanes(logits + j, p * factor * scale, count);
+    }
+    logits[args.targets[i]] += a * args.inverse_temperature;
+  }
+}
+
+}  // namespace
+}  // namespace rollcall::model::kernels

@@ -1,0 +1,59 @@
+#pragma once
+
+// The decoder's operations on tensors. kKernels: our CPU kernels with their own backward. kAten: plain LibTorch
+// operations with LibTorch's autograd. Sizes are checked by the decoder, not here.
+
+#include <ATen/core/TensorBody.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "common/model/backend.h"
+#include "common/model/kv_cache.h"
+
+namespace rollcall::model {
+
+struct PagedSequence;
+
+// A weight matrix [n, k] with the packed copy that the kernels read.
+class Matrix {
+ public:
+  Matrix() = default;
+  explicit Matrix(at::Tensor weight) : weight_(std::move(weight)) {}
+
+  const at::Tensor& weight() const { return weight_; }
+  // Panels as kernels::PackArgs lays them out, up to date with the weight's version counter.
+  const at::Tensor& Panels();
+  void InvalidatePacked() { packed_version_ = -1; }
+
+ private:
+  at::Tensor weight_;
+  at::Tensor panels_;
+  int64_t packed_version_ = -1;
+};
+
+// table: [vocab, hidden], ids: [tokens] -> [tokens, hidden].
+at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids);
+
+// x: [tokens, k] -> [tokens, n], x's dtype.
+at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix);
+
+at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon);
+
+// x: [tokens, heads, head_dim]; positions: [tokens]; table: [positions, head_dim] (kernels::RotateArgs).
+at::Tensor Rotate(Backend backend, const at::Tensor& x, const at::Tensor& positions,
+                  const at::Tensor& table);
+
+// silu(gate) * up.
+at::Tensor SwiGlu(Backend backend, const at::Tensor& gate, const at::Tensor& up);
+
+// q: [tokens, heads, head_dim], k, v: [tokens, kv_heads, head_dim] -> q's shape.
+at::Tensor AttendPacked(Backend backend, const at::Tensor& q, const at::Tensor& k,
+                        const at::Tensor& v, const std::vector<int64_t>& cu_seqlens, double scale);
+
+// Appends k and v to the layer's cache, then attends; no gradients.
+at::Tensor AttendPaged(Backend backend, const at::Tensor& q, const at::Tensor& k,
+                       const at::Tensor& v, const std::vector<PagedSequence>& sequences,
+                       const KvCache& cache, int64_t layer, double scale);
+
+}  // namespace rollcall::model
