@@ -2,8 +2,12 @@
 #   One library per folder; sources are listed by hand. The target is rollcall_<NAME>, used as rollcall::<NAME>.
 #   Without SRCS it is a header-only library.
 # rollcall_binary(NAME rollcall-generator SRCS main.cc DEPS rollcall::generator)
-# rollcall_test(NAME base_test SRCS a_test.cc DEPS rollcall::base [LABELS unit] [TIMEOUT seconds] [ARGS …] [ENV A=b …])
-#   One gtest binary and one ctest entry; the label is `unit` unless said.
+#   The target rollcall_programs builds all of these and nothing else: what a run needs.
+# rollcall_benchmark(NAME wire_bench SRCS a_bench.cc DEPS rollcall::wire)
+#   A Google Benchmark binary, built and run by `./rollcall bench`.
+# rollcall_test(NAME base_test SRCS a_test.cc DEPS rollcall::base [LABELS unit] [TIMEOUT seconds] [SERIAL] [ARGS …]
+#               [ENV A=b …])
+#   One gtest binary and one ctest entry; the label is `unit` unless said. SERIAL: no other test runs beside it.
 
 add_library(rollcall_warnings INTERFACE)
 target_compile_options(rollcall_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
@@ -11,6 +15,14 @@ target_compile_options(rollcall_warnings INTERFACE -Wall -Wextra -Wpedantic -Wsh
 
 # Data that tests read when it is there: ../shared/data beside the checkout, or $ROLLCALL_TEST_DATA.
 set(ROLLCALL_TEST_DATA "${CMAKE_SOURCE_DIR}/../shared/data" CACHE PATH "folder of real inputs and golden numbers")
+
+# A Python with grpcio, for the tests that speak to the services as a user's program would; ./rollcall test makes it.
+if(DEFINED ENV{XDG_CACHE_HOME})
+  set(_cache_folder $ENV{XDG_CACHE_HOME}/rollcall)
+else()
+  set(_cache_folder $ENV{HOME}/.cache/rollcall)
+endif()
+set(ROLLCALL_PYTHON "${_cache_folder}/test-venv/bin/python" CACHE FILEPATH "Python with grpcio, for tests")
 
 function(rollcall_library)
   cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
@@ -26,23 +38,48 @@ function(rollcall_library)
   add_library(rollcall::${ARG_NAME} ALIAS rollcall_${ARG_NAME})
 endfunction()
 
-function(rollcall_binary)
-  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
-  add_executable(${ARG_NAME} ${ARG_SRCS})
-  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS} rollcall_warnings)
-  target_include_directories(${ARG_NAME} PRIVATE ${CMAKE_SOURCE_DIR})
+add_custom_target(rollcall_programs)
+add_custom_target(rollcall_benchmarks)
+
+function(_rollcall_executable name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} rollcall_warnings)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
 endfunction()
 
+function(rollcall_binary)
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  _rollcall_executable(${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS})
+  add_dependencies(rollcall_programs ${ARG_NAME})
+endfunction()
+
+function(rollcall_benchmark)
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  _rollcall_executable(${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} benchmark::benchmark_main)
+  set_target_properties(${ARG_NAME} PROPERTIES
+    EXCLUDE_FROM_ALL TRUE
+    RUNTIME_OUTPUT_DIRECTORY ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/bench)
+  add_dependencies(rollcall_benchmarks ${ARG_NAME})
+endfunction()
+
+# What every test may ask its environment for.
+set(ROLLCALL_TEST_ENVIRONMENT
+  ROLLCALL_TEST_DATA=${ROLLCALL_TEST_DATA}
+  ROLLCALL_SOURCE_DIR=${CMAKE_SOURCE_DIR}
+  ROLLCALL_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}
+  ROLLCALL_PYTHON=${ROLLCALL_PYTHON})
+
 function(rollcall_test)
-  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS;ARGS;ENV" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "NAME;TIMEOUT" "SRCS;DEPS;LABELS;ARGS;ENV" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  rollcall_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  _rollcall_executable(${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME} ${ARG_ARGS})
   set_tests_properties(${ARG_NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT "ROLLCALL_TEST_DATA=${ROLLCALL_TEST_DATA};ROLLCALL_SOURCE_DIR=${CMAKE_SOURCE_DIR};ROLLCALL_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY};${ARG_ENV}")
+    RUN_SERIAL ${ARG_SERIAL} ENVIRONMENT "${ROLLCALL_TEST_ENVIRONMENT};${ARG_ENV}")
 endfunction()
