@@ -1,0 +1,77 @@
+#include "common/model/identity.h"
+
+#include <gtest/gtest.h>
+
+namespace rollcall::model {
+namespace {
+
+ModelConfig Config() {
+  ModelConfig config;
+  config.vocab_size = 11;
+  config.hidden_size = 8;
+  config.intermediate_size = 16;
+  config.num_layers = 2;
+  config.num_heads = 2;
+  config.num_kv_heads = 1;
+  config.head_dim = 4;
+  return config;
+}
+
+Decoder MakeDecoder(uint64_t seed) {
+  auto decoder = Decoder::Create(Config(), at::kFloat, at::Device(at::kCPU));
+  EXPECT_TRUE(decoder.ok()) << decoder.status();
+  decoder->InitializeRandom(seed);
+  return *std::move(decoder);
+}
+
+TEST(IdentityTest, ArchitectureHashSeesWhatDecidesTheForwardPass) {
+  const std::string hash = ArchitectureHash(Config());
+  EXPECT_EQ(hash.size(), 32u);
+  ModelConfig other = Config();
+  other.rope_theta = 20000;
+  EXPECT_NE(ArchitectureHash(other), hash);
+  other = Config();
+  other.tie_word_embeddings = true;
+  EXPECT_NE(ArchitectureHash(other), hash);
+  other = Config();
+  other.dtype = "bfloat16";
+  other.eos_token_ids = {3};
+  EXPECT_EQ(ArchitectureHash(other), hash);
+}
+
+TEST(IdentityTest, EqualWeightsHaveEqualManifestHashes) {
+  const auto manifest = ManifestOf(MakeDecoder(1));
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->tensors(0).name(), "model.embed_tokens.weight");
+  EXPECT_EQ(manifest->tensors(0).shape(0), 11u);
+  EXPECT_EQ(manifest->tensors(0).dtype(), v1::DATA_TYPE_FLOAT32);
+  const auto hash = ManifestHash(*manifest);
+  ASSERT_TRUE(hash.ok());
+  EXPECT_EQ(*hash, *ManifestHash(*ManifestOf(MakeDecoder(1))));
+  EXPECT_NE(*hash, *ManifestHash(*ManifestOf(MakeDecoder(2))));
+}
+
+TEST(IdentityTest, ManifestHashRefusesWhatIsNoTensor) {
+  v1::WeightManifest manifest = *ManifestOf(MakeDecoder(1));
+  manifest.mutable_tensors(3)->set_sha256("short");
+  const auto hash = ManifestHash(manifest);
+  EXPECT_EQ(hash.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(std::string(hash.status().message()).find(manifest.tensors(3).name()),
+            std::string::npos);
+}
+
+TEST(IdentityTest, FingerprintNamesTheArithmetic) {
+  const v1::NumericsFingerprint fingerprint = FingerprintOf(MakeDecoder(1));
+  EXPECT_EQ(fingerprint.dtype(), "float32");
+  EXPECT_FALSE(fingerprint.arithmetic().empty());
+  EXPECT_GT(fingerprint.kernel_revision(), 0u);
+}
+
+TEST(IdentityTest, AFolderWithoutTokenizerHasNoHash) {
+  const auto hash = TokenizerHash(::testing::TempDir());
+  ASSERT_TRUE(hash.ok());
+  EXPECT_TRUE(hash->empty());
+}
+
+}  // namespace
+}  // namespace rollcall::model
