@@ -36,6 +36,16 @@ class TestService : public v1::LogProb::CallbackService {
     return reactor;
   }
 
+  // Answers how many calls of Score have come, as vocab_size.
+  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                     const v1::DescribeModelRequest*,
+                                     v1::ModelDescription* response) override {
+    response->set_vocab_size(static_cast<uint32_t>(attempts));
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
   // Finishes the held call.
   void Finish() { held.load()->FinishOnce(grpc::Status::OK); }
 

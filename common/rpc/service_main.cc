@@ -1,0 +1,220 @@
+#include "common/rpc/service_main.h"
+
+#include <grpc/support/log.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/base/build_info.h"
+#include "common/base/logging.h"
+#include "common/base/status.h"
+#include "common/metrics/exposer.h"
+#include "common/rpc/server.h"
+
+namespace rollcall::rpc {
+namespace {
+
+struct Flags {
+  std::string config;
+  std::vector<std::string> sets;
+  std::optional<std::string> listen;
+  std::optional<std::string> metrics_listen;
+  std::string log_level = "info";
+};
+
+// The exit code when the process should end at once, after help or a usage error.
+std::optional<int> ParseFlags(int argc, char** argv, const ServiceSpec& spec, Flags* flags) {
+  const std::string binary = absl::StrCat("rollcall-", spec.name);
+  CLI::App app(spec.description, binary);
+  app.footer(
+      "Exit codes: 0 finished or drained, 1 failure, 2 usage or configuration, 3 forced.\n"
+      "SIGTERM and SIGINT drain; a second one exits at once.");
+  app.add_option("--config", flags->config, "Configuration of the run, YAML")->required();
+  app.add_option("--set", flags->sets, "Override one value, a.b=c; may be repeated")
+      ->allow_extra_args(false);
+  app.add_option("--listen", flags->listen,
+                 absl::StrCat("Address to serve on, unix:/path or host:port (port 0: a free one); "
+                              "default: ",
+                              spec.name, ".listen"));
+  app.add_option("--metrics-listen", flags->metrics_listen,
+                 absl::StrCat("Address of /metrics, host:port, or \"\" for none; default: ",
+                              spec.name, ".metrics_listen"));
+  app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.set_version_flag("--version", absl::StrCat(binary, " ", std::string(Version()), " (",
+                                                 std::string(BuildType()), ")"));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitClean : kExitUsage;
+  }
+  return std::nullopt;
+}
+
+struct Endpoints {
+  std::string listen;
+  std::string metrics_listen;
+};
+
+Endpoints EndpointsOf(const v1::RunConfig& config, const ServiceSpec& spec, const Flags& flags) {
+  auto from = [&flags](const auto& section) {
+    return Endpoints{flags.listen.value_or(section.listen()),
+                     flags.metrics_listen.value_or(section.metrics_listen())};
+  };
+  switch (spec.role) {
+    case config::Role::kGenerator:
+      return from(config.generator());
+    case config::Role::kReward:
+      return from(config.reward());
+    case config::Role::kReference:
+      return from(config.reference());
+    case config::Role::kRun:
+    case config::Role::kLearner:
+      break;
+  }
+  return from(config.learner());
+}
+
+// gRPC's own complaints in our format.
+void LogFromGrpc(gpr_log_func_args* args) {
+  if (args->severity == GPR_LOG_SEVERITY_ERROR) {
+    LogWarning("grpc", {{"message", args->message}});
+  } else {
+    LogDebug("grpc", {{"message", args->message}});
+  }
+}
+
+// Holds what the service last reported, and hands it to the server while there is one.
+class HealthSwitch {
+ public:
+  void Report(bool serving) {
+    absl::MutexLock lock(&mutex_);
+    serving_ = serving;
+    if (server_ != nullptr) server_->SetServing(serving);
+  }
+  void Attach(Server* server) {
+    absl::MutexLock lock(&mutex_);
+    server_ = server;
+    if (server_ != nullptr) server_->SetServing(serving_);
+  }
+
+ private:
+  absl::Mutex mutex_;
+  bool serving_ ABSL_GUARDED_BY(mutex_) = true;
+  Server* server_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+// The life of one service, from its creation to its end.
+class Host {
+ public:
+  Host(const ServiceSpec& spec, const v1::RunConfig& config, Endpoints endpoints,
+       Shutdown& shutdown)
+      : spec_(spec), config_(config), endpoints_(std::move(endpoints)), shutdown_(shutdown) {}
+
+  // INVALID_ARGUMENT when the configuration is at fault.
+  absl::Status Create() {
+    metrics_.AddBuildInfo(spec_.name);
+    ROLLCALL_ASSIGN_OR_RETURN(exposer_,
+                              metrics::Exposer::Start(metrics_, endpoints_.metrics_listen));
+    auto health = health_;
+    ROLLCALL_ASSIGN_OR_RETURN(
+        service_,
+        spec_.create({.config = config_,
+                      .metrics = metrics_,
+                      .shutdown = shutdown_,
+                      .report_health = [health](bool serving) { health->Report(serving); }}));
+    return absl::OkStatus();
+  }
+
+  absl::Status Start() {
+    ROLLCALL_RETURN_IF_ERROR(service_->Start());
+    absl::StatusOr<std::unique_ptr<Server>> server =
+        Server::Start({.address = endpoints_.listen, .serving = false}, service_->services());
+    if (!server.ok()) {
+      service_->CloseIntake();
+      service_->Drain(absl::Now()).IgnoreError();
+      return server.status();
+    }
+    server_ = *std::move(server);
+    health_->Attach(server_.get());
+    LogInfo("serving",
+            {{"address", server_->bound_address()}, {"metrics", exposer_->bound_address()}});
+    return absl::OkStatus();
+  }
+
+  // Ends everything; OK when all work finished within the drain's time.
+  absl::Status Drain() {
+    const absl::Time deadline = absl::Now() + absl::Seconds(config_.rpc().drain_timeout());
+    health_->Report(false);
+    health_->Attach(nullptr);
+    service_->CloseIntake();
+    const absl::Status service = Annotate(service_->Drain(deadline), "service");
+    const absl::Status server = Annotate(server_->Drain(deadline), "server");
+    return service.ok() ? server : service;
+  }
+
+ private:
+  const ServiceSpec& spec_;
+  const v1::RunConfig& config_;
+  const Endpoints endpoints_;
+  Shutdown& shutdown_;
+  const std::shared_ptr<HealthSwitch> health_ = std::make_shared<HealthSwitch>();
+
+  // Destroyed from the last to the first: the server before what it serves.
+  metrics::Registry metrics_;
+  std::unique_ptr<metrics::Exposer> exposer_;
+  std::unique_ptr<HostedService> service_;
+  std::unique_ptr<Server> server_;
+};
+
+int Serve(Host& host, Shutdown& shutdown) {
+  if (const absl::Status created = host.Create(); !created.ok()) {
+    LogError("cannot start", {{"status", created}});
+    return absl::IsInvalidArgument(created) ? kExitUsage : kExitFailure;
+  }
+  if (const absl::Status started = host.Start(); !started.ok()) {
+    LogError("cannot start", {{"status", started}});
+    return kExitFailure;
+  }
+  absl::Status drained;
+  shutdown.OnShutdown("drain", [&] { drained = host.Drain(); });
+  const absl::Status ended = shutdown.Wait();
+  if (!ended.ok()) {
+    LogError("failed", {{"status", ended}});
+    return kExitFailure;
+  }
+  if (!drained.ok()) {
+    LogError("drain incomplete", {{"status", drained}});
+    return absl::IsDeadlineExceeded(drained) ? kExitForced : kExitFailure;
+  }
+  LogInfo("stopped", {{"reason", shutdown.reason()}});
+  return kExitClean;
+}
+
+}  // namespace
+
+int RunService(int argc, char** argv, const ServiceSpec& spec) {
+  Flags flags;
+  if (const std::optional<int> code = ParseFlags(argc, argv, spec, &flags)) return *code;
+  Shutdown shutdown;
+  gpr_set_log_function(LogFromGrpc);
+  if (const absl::Status status = InitLogging(spec.name, flags.log_level); !status.ok()) {
+    std::cerr << "rollcall-" << spec.name << ": " << status.message() << "\n";
+    return kExitUsage;
+  }
+  const absl::StatusOr<v1::RunConfig> config =
+      config::LoadRunConfig(flags.config, flags.sets, spec.role);
+  if (!config.ok()) {
+    std::cerr << "rollcall-" << spec.name << ": " << config.status().message() << "\n";
+    return kExitUsage;
+  }
+  Host host(spec, *config, EndpointsOf(*config, spec, flags), shutdown);
+  return Serve(host, shutdown);
+}
+
+}  // namespace rollcall::rpc
