@@ -1,0 +1,125 @@
+#include "services/learner/rollout/calls.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "common/rpc/status_conversion.h"
+
+namespace rollcall::learner {
+namespace {
+
+CallOutcome OutcomeOf(const grpc::Status& status, const grpc::ClientContext& context) {
+  CallOutcome outcome{.status = rpc::FromGrpc(status), .retry_after = std::nullopt};
+  if (status.ok()) return outcome;
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto found = trailers.find("retry-after-ms");
+  int64_t milliseconds = 0;
+  if (found != trailers.end() &&
+      absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()),
+                       &milliseconds) &&
+      milliseconds >= 0) {
+    outcome.retry_after = absl::Milliseconds(milliseconds);
+  }
+  return outcome;
+}
+
+// One Generate stream; deletes itself when gRPC is done with it.
+class GenerateStream final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+ public:
+  GenerateStream(v1::GenerateRequest request,
+                 std::function<bool(const v1::GenerateResponse&)> on_message,
+                 std::function<void(CallOutcome)> done)
+      : request_(std::move(request)),
+        on_message_(std::move(on_message)),
+        done_(std::move(done)),
+        context_(std::make_shared<grpc::ClientContext>()) {}
+
+  CancelCall Start(v1::Generator::Stub& stub, absl::Duration timeout) {
+    context_->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    std::shared_ptr<grpc::ClientContext> context = context_;
+    stub.async()->Generate(context.get(), &request_, this);
+    StartRead(&message_);
+    StartCall();  // `this` may be gone from here on
+    return [context = std::move(context)] { context->TryCancel(); };
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    if (!on_message_(message_)) {
+      context_->TryCancel();
+      return;
+    }
+    message_.Clear();
+    StartRead(&message_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    done_(OutcomeOf(status, *context_));
+    delete this;
+  }
+
+ private:
+  const v1::GenerateRequest request_;
+  const std::function<bool(const v1::GenerateResponse&)> on_message_;
+  const std::function<void(CallOutcome)> done_;
+  const std::shared_ptr<grpc::ClientContext> context_;
+  v1::GenerateResponse message_;
+};
+
+// What a unary call must keep alive until it ends.
+template <typename Request, typename Response>
+struct UnaryCall {
+  grpc::ClientContext context;
+  Request request;
+  Response response;
+};
+
+template <typename Request, typename Response, typename Start>
+CancelCall StartUnary(Request request, absl::Duration timeout,
+                      std::function<void(CallOutcome, Response)> done, Start start) {
+  auto call = std::make_shared<UnaryCall<Request, Response>>();
+  call->request = std::move(request);
+  call->context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  call->context.set_wait_for_ready(true);
+  start(&call->context, &call->request, &call->response,
+        [call, done = std::move(done)](const grpc::Status& status) {
+          done(OutcomeOf(status, call->context), std::move(call->response));
+        });
+  return [call] { call->context.TryCancel(); };
+}
+
+}  // namespace
+
+CancelCall StartGenerate(v1::Generator::Stub& stub, v1::GenerateRequest request,
+                         absl::Duration timeout,
+                         std::function<bool(const v1::GenerateResponse&)> on_message,
+                         std::function<void(CallOutcome)> done) {
+  auto* stream = new GenerateStream(std::move(request), std::move(on_message), std::move(done));
+  return stream->Start(stub, timeout);
+}
+
+CancelCall StartScore(v1::Verifier::Stub& stub, v1::ScoreRequest request, absl::Duration timeout,
+                      std::function<void(CallOutcome, v1::ScoreResponse)> done) {
+  request.set_deadline_seconds(absl::ToDoubleSeconds(timeout));
+  return StartUnary<v1::ScoreRequest, v1::ScoreResponse>(
+      std::move(request), timeout, std::move(done),
+      [&stub](grpc::ClientContext* context, const v1::ScoreRequest* in, v1::ScoreResponse* out,
+              std::function<void(grpc::Status)> callback) {
+        stub.async()->Score(context, in, out, std::move(callback));
+      });
+}
+
+CancelCall StartLogProbs(v1::LogProb::Stub& stub, v1::LogProbRequest request,
+                         absl::Duration timeout,
+                         std::function<void(CallOutcome, v1::LogProbResponse)> done) {
+  return StartUnary<v1::LogProbRequest, v1::LogProbResponse>(
+      std::move(request), timeout, std::move(done),
+      [&stub](grpc::ClientContext* context, const v1::LogProbRequest* in, v1::LogProbResponse* out,
+              std::function<void(grpc::Status)> callback) {
+        stub.async()->Score(context, in, out, std::move(callback));
+      });
+}
+
+}  // namespace rollcall::learner

@@ -1,0 +1,124 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "rollcall/v1/learner.pb.h"
+#include "rollcall/v1/rollout.pb.h"
+#include "services/learner/batching/batch.h"
+#include "services/learner/publish/published_versions.h"
+#include "services/learner/rollout/group_accounts.h"
+#include "services/learner/rollout/group_runner.h"
+#include "services/learner/rollout/group_spec.h"
+#include "services/learner/rollout/ledger.h"
+
+namespace rollcall::learner {
+
+// The prompt of one ordinal, or why that ordinal has none.
+struct PromptDraw {
+  GroupPrompt prompt;
+  // Not empty: the group is dropped(prompt_too_long) with this detail.
+  std::string too_long;
+};
+
+// A pure function of the ordinal; called by the training thread. OUT_OF_RANGE: the data is used up.
+using PromptFn = std::function<absl::StatusOr<PromptDraw>(uint64_t group_id)>;
+
+struct CoordinatorOptions {
+  std::string run_id;
+  uint64_t lineage = 1;
+  // What every group has in common; ids and prompts are filled per group.
+  GroupSpec group;
+  uint64_t total_steps = 1;
+  uint32_t prompts_per_step = 1;
+  uint32_t max_staleness = 0;
+  absl::Duration stall_timeout = absl::Minutes(10);
+  // Where it starts: steps already trained, the first group of the next step, the books of those
+  // before.
+  uint64_t trained_steps = 0;
+  uint64_t first_group_id = 0;
+  v1::RolloutCounts settled;
+  // Finished groups that need not be made again (LoadReusableGroups).
+  std::map<uint64_t, v1::Group> reusable;
+};
+
+// The BatchSource of online training. Group ids are ordinals, and each belongs to one step for
+// good: prompts_per_step groups a step, in order. A group is issued once its step is at most
+// trained steps + 1 + max_staleness, so that 0 is synchronous. Which groups make up a batch thus
+// never depends on timing, on how many generators there are or on who failed when.
+//
+// A dropped group leaves its batch smaller: drawing a substitute would make later groups' ids, and
+// with them every draw after a passing fault, depend on the fault. Losses are normalised over what
+// is there. A batch without any group left is an error, after every drop was recorded.
+//
+// Next and StepTrained are called by the training thread, the rest by any.
+class RolloutCoordinator final : public BatchSource {
+ public:
+  // All pointers must outlive it; the runner must be stopped before it is destroyed. `ledger` may
+  // be null.
+  RolloutCoordinator(CoordinatorOptions options, PromptFn prompts, GroupRunner* runner,
+                     const PublishedVersions* versions, Ledger* ledger,
+                     Clock* clock = Clock::Real());
+
+  // DEADLINE_EXCEEDED: no group finished for stall_timeout; the message says what is waited for.
+  // ABORTED: every group of the step was dropped. Otherwise what Stop was given, or a prompt's
+  // error.
+  absl::StatusOr<TrainBatch> Next(uint64_t step) override ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Step `step` was trained and its weights published: books its groups and issues the next ones.
+  absl::Status StepTrained(uint64_t step) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Makes Next return `status`, now and later; the first one stays.
+  void Stop(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  v1::RolloutCounts counts() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The books as of the last trained step: what a checkpoint stores, with the first group it does
+  // not cover.
+  v1::RolloutCounts settled() const ABSL_LOCKS_EXCLUDED(mutex_);
+  uint64_t next_group_id() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  // The groups of one step.
+  struct Bucket {
+    uint32_t issued = 0;
+    uint32_t ended = 0;
+    std::vector<v1::Group> finished;
+    std::vector<std::string> drops;  // "group 7: verifier_failed: …"
+  };
+
+  uint64_t StepOf(uint64_t group_id) const;
+  uint64_t FirstGroupOf(uint64_t step) const;
+  absl::Status IssueThrough(uint64_t step);
+  absl::Status IssueOne(uint64_t group_id);
+  void OnGroup(v1::Group group);
+  bool Complete(uint64_t step) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::Status AwaitStep(uint64_t step) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const CoordinatorOptions options_;
+  const PromptFn prompts_;
+  GroupRunner* const runner_;
+  const PublishedVersions* const versions_;
+  Ledger* const ledger_;
+  Clock* const clock_;
+
+  uint64_t issued_through_;  // last step whose groups were issued; the training thread only
+  std::map<uint64_t, v1::Group> reusable_;  // the training thread only
+
+  mutable absl::Mutex mutex_;
+  GroupAccounts accounts_ ABSL_GUARDED_BY(mutex_);
+  uint64_t trained_steps_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, Bucket> buckets_ ABSL_GUARDED_BY(mutex_);  // by step
+  absl::Time last_progress_ ABSL_GUARDED_BY(mutex_);
+  absl::Status stopped_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace rollcall::learner
