@@ -10,11 +10,12 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// exp(x) for x <= 0; 0 below -700, where a probability no longer matters and exponents would leave the normal range.
+// exp(x) for x <= 0; 0 below -700, where a probability no longer matters and exponents would leave
+// the normal range.
 //
-// x = k ln2 + r with |r| <= ln2 / 2, ln2 in two parts so that k * kLn2High is exact (Cody and Waite); exp(r) by its Taylor
-// polynomial of degree 13, whose first left-out term is below 2^-57 relative. This file is compiled without contraction
-// into fused multiply-adds.
+// x = k ln2 + r with |r| <= ln2 / 2, ln2 in two parts so that k * kLn2High is exact (Cody and
+// Waite); exp(r) by its Taylor polynomial of degree 13, whose first left-out term is below 2^-57
+// relative. This file is compiled without contraction into fused multiply-adds.
 double ExpOfNegative(double x) {
   constexpr double kInverseLn2 = 1.4426950408889634;
   constexpr double kLn2High = 6.93147180369123816490e-01;  // 32 significant bits

@@ -14,14 +14,16 @@ std::optional<StopCause> StopTracker::Append(uint32_t token, std::string_view te
   const bool may_stop = num_tokens_ >= conditions_->min_tokens;
   ++num_tokens_;
   const std::optional<uint32_t> found = FindString(text);
-  if (may_stop && std::binary_search(conditions_->token_ids.begin(), conditions_->token_ids.end(), token)) {
+  if (may_stop &&
+      std::binary_search(conditions_->token_ids.begin(), conditions_->token_ids.end(), token)) {
     return StopCause{.kind = StopCause::Kind::kToken, .token_id = token};
   }
   if (may_stop && found.has_value()) {
     return StopCause{.kind = StopCause::Kind::kString, .string_index = *found};
   }
   if (num_tokens_ >= conditions_->max_tokens) return StopCause{.kind = StopCause::Kind::kLength};
-  if (num_tokens_ >= conditions_->max_completion) return StopCause{.kind = StopCause::Kind::kContext};
+  if (num_tokens_ >= conditions_->max_completion)
+    return StopCause{.kind = StopCause::Kind::kContext};
   return std::nullopt;
 }
 

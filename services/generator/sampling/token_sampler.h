@@ -16,9 +16,7 @@ struct SamplingOptions {
   float min_p = 0.0f;
 
   // Whether some tokens may be cut off. Greedy decoding does not draw, so nothing is cut.
-  bool truncates() const {
-    return temperature > 0 && (top_k > 0 || top_p < 1.0f || min_p > 0.0f);
-  }
+  bool truncates() const { return temperature > 0 && (top_k > 0 || top_p < 1.0f || min_p > 0.0f); }
 };
 
 // A drawn token. The two log-probs, in nats, are set when the options truncate and 0 otherwise.
@@ -28,13 +26,13 @@ struct SampledToken {
   float kept_log_mass = 0;     // of the mass that truncation kept
 };
 
-// Draws tokens from logits, in float64, as rollcall/v1/identity.proto specifies: a token is a pure function of the logits,
-// the options and the uniform.
+// Draws tokens from logits, in float64, as rollcall/v1/identity.proto specifies: a token is a pure
+// function of the logits, the options and the uniform.
 //
-// Truncation works in the order temperature, top-k, top-p, min-p, each on what the one before left. Top-k keeps everything
-// tied with the k-th. Top-p keeps a token while the more likely ones together have less than top_p of the mass that
-// top-k left; among equal logits the lower id counts as more likely. Min-p compares with the largest probability. The
-// likeliest token is always kept.
+// Truncation works in the order temperature, top-k, top-p, min-p, each on what the one before left.
+// Top-k keeps everything tied with the k-th. Top-p keeps a token while the more likely ones
+// together have less than top_p of the mass that top-k left; among equal logits the lower id counts
+// as more likely. Min-p compares with the largest probability. The likeliest token is always kept.
 //
 // Holds scratch memory of the vocabulary's size; not thread-safe.
 class TokenSampler {

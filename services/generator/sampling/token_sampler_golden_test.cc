@@ -18,7 +18,8 @@
 namespace rollcall::generator {
 namespace {
 
-// The few float32 tensors of the golden file. Written by us, so read without the checks of a real reader.
+// The few float32 tensors of the golden file. Written by us, so read without the checks of a real
+// reader.
 std::map<std::string, std::vector<float>> ReadTensors(const std::string& bytes) {
   uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), 8);
@@ -49,7 +50,8 @@ TEST(TokenSamplerGoldenTest, KeepsWhatTransformersKeeps) {
     const std::string name = test_case["name"];
     SCOPED_TRACE(name);
     const auto& settings = test_case["settings"];
-    if (settings.contains("repetition_penalty") || settings.contains("no_repeat_ngram_size")) continue;
+    if (settings.contains("repetition_penalty") || settings.contains("no_repeat_ngram_size"))
+      continue;
     const SamplingOptions options{.temperature = settings.value("temperature", 1.0f),
                                   .top_k = settings.value("top_k", 0u),
                                   .top_p = settings.value("top_p", 1.0f),

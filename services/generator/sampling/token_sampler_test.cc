@@ -20,8 +20,9 @@ std::vector<float> Logits() {
 
 TEST(TokenSamplerTest, DrawIsTheInverseOfTheCumulativeSum) {
   TokenSampler sampler;
-  const std::vector<std::pair<double, uint32_t>> cases = {
-      {0.0, 0}, {0.09, 0}, {0.11, 1}, {0.49, 1}, {0.51, 2}, {0.69, 2}, {0.71, 3}, {1.0 - 0x1p-53, 3}};
+  const std::vector<std::pair<double, uint32_t>> cases = {{0.0, 0},  {0.09, 0},         {0.11, 1},
+                                                          {0.49, 1}, {0.51, 2},         {0.69, 2},
+                                                          {0.71, 3}, {1.0 - 0x1p-53, 3}};
   for (const auto& [uniform, token] : cases) {
     const auto sampled = sampler.Sample(Logits(), {}, uniform);
     ASSERT_TRUE(sampled.ok());
@@ -75,7 +76,8 @@ TEST(TokenSamplerTest, TopPKeepsTheSmallestSetThatReachesIt) {
 TEST(TokenSamplerTest, TopPWorksOnWhatTopKLeft) {
   TokenSampler sampler;
   // Of 0.4, 0.3, 0.2 (4/9, 3/9, 2/9) two reach 0.75; of the whole distribution they would not.
-  EXPECT_THAT(sampler.KeptTokens(Logits(), {.top_k = 3, .top_p = 0.75f})->tokens, ElementsAre(1, 3));
+  EXPECT_THAT(sampler.KeptTokens(Logits(), {.top_k = 3, .top_p = 0.75f})->tokens,
+              ElementsAre(1, 3));
 }
 
 TEST(TokenSamplerTest, TopPOverManyPieces) {

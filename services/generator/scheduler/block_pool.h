@@ -5,9 +5,10 @@
 
 namespace rollcall::generator {
 
-// Which blocks of the key/value cache are in use, and by how many holders. It knows nothing of what is in them. A block is
-// freed when its last holder releases it; the most recently freed one is handed out first, while it is still in the
-// processor's caches. Not thread-safe. Misuse (a block that is not in use) is a defect of ours and asserts.
+// Which blocks of the key/value cache are in use, and by how many holders. It knows nothing of what
+// is in them. A block is freed when its last holder releases it; the most recently freed one is
+// handed out first, while it is still in the processor's caches. Not thread-safe. Misuse (a block
+// that is not in use) is a defect of ours and asserts.
 class BlockPool {
  public:
   explicit BlockPool(uint32_t num_blocks);

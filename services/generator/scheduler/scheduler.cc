@@ -9,8 +9,9 @@
 namespace rollcall::generator {
 namespace {
 
-// Share of the cache that stays free when a waiting sample starts beside running ones, so that their next tokens do not
-// preempt it at once: 1/64 is one block for each of 256 running samples at 16,384 blocks.
+// Share of the cache that stays free when a waiting sample starts beside running ones, so that
+// their next tokens do not preempt it at once: 1/64 is one block for each of 256 running samples at
+// 16,384 blocks.
 constexpr uint32_t kHeadroomShare = 64;
 
 }  // namespace
@@ -27,7 +28,8 @@ absl::StatusOr<Scheduler::Admission> Scheduler::Submit(const GroupSpec& spec) {
   const uint32_t count = static_cast<uint32_t>(spec.samples.size());
   assert(count > 0 && spec.prompt_tokens > 0);
   if (count > options_.max_waiting_samples) {
-    return absl::InvalidArgumentError(absl::StrCat("num_samples: ", count, " samples; this generator queues at most ",
+    return absl::InvalidArgumentError(absl::StrCat("num_samples: ", count,
+                                                   " samples; this generator queues at most ",
                                                    options_.max_waiting_samples));
   }
   for (const GroupSpec::Sample& sample : spec.samples) {
@@ -35,14 +37,15 @@ absl::StatusOr<Scheduler::Admission> Scheduler::Submit(const GroupSpec& spec) {
     // The last token's keys and values are never read, so never stored.
     const uint32_t blocks = BlocksFor(sample.max_total_tokens - 1);
     if (blocks > options_.num_blocks) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "sampling.max_tokens: prompt and completion of ", sample.max_total_tokens, " tokens need ", blocks,
-          " blocks of the key/value cache, which has ", options_.num_blocks));
+      return absl::InvalidArgumentError(
+          absl::StrCat("sampling.max_tokens: prompt and completion of ", sample.max_total_tokens,
+                       " tokens need ", blocks, " blocks of the key/value cache, which has ",
+                       options_.num_blocks));
     }
   }
   if (waiting_.size() + count > options_.max_waiting_samples) {
-    return absl::ResourceExhaustedError(absl::StrCat(waiting_.size(), " samples wait already, at most ",
-                                                     options_.max_waiting_samples, " may"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        waiting_.size(), " samples wait already, at most ", options_.max_waiting_samples, " may"));
   }
   const GroupId group_id = next_group_++;
   Group& group = groups_[group_id];
@@ -106,7 +109,8 @@ void Scheduler::PlanRunning(StepPlan& plan, uint32_t& prefill_budget) {
 
 void Scheduler::PlanWaiting(StepPlan& plan, uint32_t prefill_budget) {
   uint32_t slots = max_running_ - num_running();
-  // Every fork takes a block in the next step: promised here, so that the samples after it leave it alone.
+  // Every fork takes a block in the next step: promised here, so that the samples after it leave it
+  // alone.
   uint32_t promised = 0;
   const uint32_t spare = std::max(1u, options_.num_blocks / kHeadroomShare);
   for (auto it = waiting_.begin(); it != waiting_.end() && slots > 0;) {
@@ -149,7 +153,8 @@ bool Scheduler::StartWaiting(SampleId id, uint32_t headroom, uint32_t& prefill_b
                          group.prompt_blocks.begin() + BlocksFor(sample.computed));
     for (const uint32_t block : sample.blocks) pool_.Retain(block);
   }
-  // Blocks for all its tokens, not for one chunk only: it should not be preempted before it draws one.
+  // Blocks for all its tokens, not for one chunk only: it should not be preempted before it draws
+  // one.
   while (pool_.num_free() < BlocksNeeded(sample, sample.known) + headroom) {
     if (ReclaimPrompt(sample.group)) continue;
     if (running_.empty() && !group.prompt_blocks.empty()) {

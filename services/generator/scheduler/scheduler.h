@@ -34,20 +34,27 @@ struct GroupSpec {
   std::vector<Sample> samples;
 };
 
-// Decides what each engine step computes: continuous batching over a paged key/value cache. It counts tokens and blocks and
-// knows neither token ids nor a model, a clock or a thread; equal calls give equal plans.
+// Decides what each engine step computes: continuous batching over a paged key/value cache. It
+// counts tokens and blocks and knows neither token ids nor a model, a clock or a thread; equal
+// calls give equal plans.
 //
-// - Every running sample with one token left to compute (decoding) takes part in every step. What is left of
+// - Every running sample with one token left to compute (decoding) takes part in every step. What
+// is left of
 //   max_step_tokens goes to prefill, in chunks, oldest sample first.
-// - A group's prompt is computed once. Its blocks are shared by reference count; who writes into a shared block gets a copy.
-//   Samples that run when the prompt is done draw their first token from the same row; later ones compute its last
-//   token again.
-// - Waiting samples start in order of age. When blocks run out, prompts kept for later samples are dropped first, then the
-//   youngest running sample is preempted: it waits again, and computes its tokens once more when it returns.
-// - Since a sample that could not fit the empty cache is refused at once, the oldest one always gets on: no deadlock, and
+// - A group's prompt is computed once. Its blocks are shared by reference count; who writes into a
+// shared block gets a copy.
+//   Samples that run when the prompt is done draw their first token from the same row; later ones
+//   compute its last token again.
+// - Waiting samples start in order of age. When blocks run out, prompts kept for later samples are
+// dropped first, then the
+//   youngest running sample is preempted: it waits again, and computes its tokens once more when it
+//   returns.
+// - Since a sample that could not fit the empty cache is refused at once, the oldest one always
+// gets on: no deadlock, and
 //   nobody starves.
 //
-// A cycle is Plan, the step itself, Complete. Submit, Cancel and RecomputeAll come between cycles. Not thread-safe.
+// A cycle is Plan, the step itself, Complete. Submit, Cancel and RecomputeAll come between cycles.
+// Not thread-safe.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
@@ -58,28 +65,31 @@ class Scheduler {
     SampleId first_sample;
   };
 
-  // INVALID_ARGUMENT: a sample can never fit the cache, or there are more samples than may ever wait.
-  // RESOURCE_EXHAUSTED: too many samples wait just now.
+  // INVALID_ARGUMENT: a sample can never fit the cache, or there are more samples than may ever
+  // wait. RESOURCE_EXHAUSTED: too many samples wait just now.
   absl::StatusOr<Admission> Submit(const GroupSpec& spec);
 
   // Frees everything the group holds; unknown (finished) groups are ignored.
   void Cancel(GroupId group);
 
-  // The weights changed: every key and value is void. Running samples keep their tokens and compute them again.
+  // The weights changed: every key and value is void. Running samples keep their tokens and compute
+  // them again.
   void RecomputeAll();
 
   // Empty only when no sample is unfinished.
   StepPlan Plan();
 
-  // The planned step was done: each draw of `plan` gave one token, after which the samples in `finished` (each in a draw)
-  // were complete. A sample that reached max_total_tokens must be among them.
+  // The planned step was done: each draw of `plan` gave one token, after which the samples in
+  // `finished` (each in a draw) were complete. A sample that reached max_total_tokens must be among
+  // them.
   void Complete(const StepPlan& plan, std::span<const SampleId> finished);
 
   uint32_t num_running() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t num_waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   bool idle() const { return samples_.empty(); }
   const BlockPool& pool() const { return pool_; }
-  // Blocks whose loss would cost no running sample anything: free, or only in prompts kept for waiting samples.
+  // Blocks whose loss would cost no running sample anything: free, or only in prompts kept for
+  // waiting samples.
   uint32_t num_available_blocks() const;
   const SchedulerOptions& options() const { return options_; }
 
@@ -92,7 +102,8 @@ class Scheduler {
     uint32_t waiting = 0;
     // Blocks of the computed prompt, kept while samples wait; empty: none.
     std::vector<uint32_t> prompt_blocks;
-    // The running sample that computes the prompt, if any. Its siblings wait for it, their slots reserved.
+    // The running sample that computes the prompt, if any. Its siblings wait for it, their slots
+    // reserved.
     std::optional<SampleId> leader;
     // During Plan: the row of the prompt's last token, when the leader computes it in this step.
     std::optional<uint32_t> prompt_row;
@@ -111,9 +122,11 @@ class Scheduler {
   // Blocks to allocate before tokens up to `upto` can be computed.
   uint32_t BlocksNeeded(const Sample& sample, uint32_t upto) const;
   void AllocateBlocks(Sample& sample, uint32_t upto, StepPlan& plan);
-  // Finds the blocks for a running sample, from whoever is younger; false: the sample itself was preempted.
+  // Finds the blocks for a running sample, from whoever is younger; false: the sample itself was
+  // preempted.
   bool ReserveForRunning(SampleId id, uint32_t upto, StepPlan& plan);
-  // Drops one kept prompt that frees a block, youngest group first, except `keep`'s; false: there is none.
+  // Drops one kept prompt that frees a block, youngest group first, except `keep`'s; false: there
+  // is none.
   bool ReclaimPrompt(GroupId keep);
   void DropPrompt(Group& group);
   void Preempt(SampleId id);
@@ -123,8 +136,8 @@ class Scheduler {
   void PlanRunning(StepPlan& plan, uint32_t& prefill_budget);
   void PlanWaiting(StepPlan& plan, uint32_t prefill_budget);
   void ForkFromLeader(SampleId id, Group& group, StepPlan& plan);
-  // Starts a waiting sample on its own: from the kept prompt or from scratch. False: with `headroom` blocks to spare for
-  // those that run there are not enough yet.
+  // Starts a waiting sample on its own: from the kept prompt or from scratch. False: with
+  // `headroom` blocks to spare for those that run there are not enough yet.
   bool StartWaiting(SampleId id, uint32_t headroom, uint32_t& prefill_budget, StepPlan& plan);
   void ReleaseBlocks(std::vector<uint32_t>& blocks);
   void Remove(SampleId id);

@@ -1,5 +1,6 @@
-// Random workloads against an executor that keeps, for every slot of the cache, which token of which text was written
-// there: whatever the scheduler shares, copies, preempts or frees, each token must find its own past in its blocks.
+// Random workloads against an executor that keeps, for every slot of the cache, which token of
+// which text was written there: whatever the scheduler shares, copies, preempts or frees, each
+// token must find its own past in its blocks.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -23,7 +24,8 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
 
 struct SimulatedSample {
   GroupId group = 0;
-  // hash_upto[t]: of tokens [0, t]; what the cache holds for token t, since keys and values depend on all before.
+  // hash_upto[t]: of tokens [0, t]; what the cache holds for token t, since keys and values depend
+  // on all before.
   std::vector<uint64_t> prefix_hash;
   uint32_t target = 0;  // tokens after which it ends
   uint64_t submitted_at_step = 0;
@@ -79,33 +81,37 @@ class Simulation {
     }
     const auto admission = scheduler_.Submit(spec);
     if (!admission.ok()) {
-      const uint32_t longest =
-          std::max_element(spec.samples.begin(), spec.samples.end(), [](const auto& a, const auto& b) {
-            return a.max_total_tokens < b.max_total_tokens;
-          })->max_total_tokens;
+      const uint32_t longest = std::max_element(spec.samples.begin(), spec.samples.end(),
+                                                [](const auto& a, const auto& b) {
+                                                  return a.max_total_tokens < b.max_total_tokens;
+                                                })
+                                   ->max_total_tokens;
       const bool never = longest - 1 > capacity || count > options_.max_waiting_samples;
-      ASSERT_EQ(admission.status().code(), never ? absl::StatusCode::kInvalidArgument
-                                                 : absl::StatusCode::kResourceExhausted)
+      ASSERT_EQ(admission.status().code(),
+                never ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kResourceExhausted)
           << admission.status();
       return;
     }
     live_groups_[admission->group] = {};
     for (uint32_t i = 0; i < count; ++i) {
-      SimulatedSample sample{.group = admission->group, .prefix_hash = {}, .target = 0, .submitted_at_step = steps_};
+      SimulatedSample sample{
+          .group = admission->group, .prefix_hash = {}, .target = 0, .submitted_at_step = steps_};
       for (uint32_t t = 0; t < spec.prompt_tokens + spec.samples[i].prefix_tokens; ++t) {
         const uint64_t owner = t < spec.prompt_tokens ? 0 : admission->first_sample + i;
         sample.prefix_hash.push_back(HashOf(sample, admission->group, owner, t));
       }
       const uint32_t known = static_cast<uint32_t>(sample.prefix_hash.size());
-      sample.target = known + 1 +
-                      static_cast<uint32_t>(random_.Below(spec.samples[i].max_total_tokens - known));
+      sample.target =
+          known + 1 +
+          static_cast<uint32_t>(random_.Below(spec.samples[i].max_total_tokens - known));
       live_groups_[admission->group].insert(admission->first_sample + i);
       samples_[admission->first_sample + i] = std::move(sample);
       prompt_tokens_[admission->group] = spec.prompt_tokens;
     }
   }
 
-  uint64_t HashOf(const SimulatedSample& sample, GroupId group, uint64_t owner, uint32_t token) const {
+  uint64_t HashOf(const SimulatedSample& sample, GroupId group, uint64_t owner,
+                  uint32_t token) const {
     const uint64_t before = token == 0 ? Mix(epoch_, group) : sample.prefix_hash[token - 1];
     return Mix(Mix(before, owner), token);
   }
@@ -159,7 +165,8 @@ class Simulation {
 
   void Execute(const StepPlan& plan) {
     std::map<std::pair<uint32_t, uint32_t>, SampleId> written;
-    // Writes of the step come first, as in a layer of the model: all keys and values, then attention.
+    // Writes of the step come first, as in a layer of the model: all keys and values, then
+    // attention.
     for (const StepChunk& chunk : plan.chunks) {
       const SimulatedSample& sample = samples_.at(chunk.sample);
       const auto blocks = plan.blocks(chunk);
@@ -167,7 +174,8 @@ class Simulation {
       for (uint32_t t = chunk.begin; t < chunk.begin + chunk.count; ++t) {
         const uint32_t block = blocks[t / options_.block_tokens];
         const uint32_t slot = t % options_.block_tokens;
-        ASSERT_TRUE(written.insert({{block, slot}, chunk.sample}).second) << "two writers of one slot";
+        ASSERT_TRUE(written.insert({{block, slot}, chunk.sample}).second)
+            << "two writers of one slot";
         cache_[block][slot] = sample.prefix_hash[t];
       }
     }

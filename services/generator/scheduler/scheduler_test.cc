@@ -52,7 +52,8 @@ TEST(SchedulerTest, PromptIsComputedOnceAndItsFullBlocksAreShared) {
   EXPECT_EQ(scheduler.pool().num_free(), 97u);
   scheduler.Complete(plan, {});
 
-  // Position 10 lies in the third block, of which two tokens are the prompt's: each sample but the last gets a copy.
+  // Position 10 lies in the third block, of which two tokens are the prompt's: each sample but the
+  // last gets a copy.
   plan = scheduler.Plan();
   EXPECT_EQ(plan.rows, 4u);
   EXPECT_EQ(plan.decode_rows, 4u);
@@ -121,8 +122,7 @@ TEST(SchedulerTest, BoundsTheQueue) {
   EXPECT_EQ(scheduler.Submit(Group(1, 33, 1)).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(scheduler.Submit(Group(1, 30, 2)).ok());
   EXPECT_TRUE(scheduler.Submit(Group(1, 2, 2)).ok());
-  EXPECT_EQ(scheduler.Submit(Group(1, 1, 2)).status().code(),
-            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(scheduler.Submit(Group(1, 1, 2)).status().code(), absl::StatusCode::kResourceExhausted);
   // Eight of them run now.
   scheduler.Complete(scheduler.Plan(), {});
   EXPECT_TRUE(scheduler.Submit(Group(1, 8, 2)).ok());
@@ -174,7 +174,8 @@ TEST(SchedulerTest, RecomputeAllStartsEveryTokenAgain) {
   for (int step = 0; step < 4; ++step) scheduler.Complete(scheduler.Plan(), {});
   scheduler.RecomputeAll();
   EXPECT_EQ(scheduler.pool().num_free(), 100u);
-  // The first sample has 6 + 4 tokens; it computes them all and shares the prompt's six with the second.
+  // The first sample has 6 + 4 tokens; it computes them all and shares the prompt's six with the
+  // second.
   StepPlan plan = scheduler.Plan();
   ASSERT_EQ(plan.chunks.size(), 1u);
   EXPECT_EQ(plan.chunks[0].begin, 0u);

@@ -6,7 +6,8 @@
 
 namespace rollcall::generator {
 
-// Names a sample inside one scheduler. Ids grow with age of arrival: of two samples the lower id came first.
+// Names a sample inside one scheduler. Ids grow with age of arrival: of two samples the lower id
+// came first.
 using SampleId = uint64_t;
 // Names a request's group of samples.
 using GroupId = uint64_t;
@@ -17,28 +18,31 @@ struct BlockCopy {
   uint32_t to;
 };
 
-// Tokens [begin, begin + count) of a sample's trajectory (prompt, then completion) to run through the model. They take `count`
-// consecutive rows of the step. Keys and values of all earlier tokens are in the sample's blocks already.
+// Tokens [begin, begin + count) of a sample's trajectory (prompt, then completion) to run through
+// the model. They take `count` consecutive rows of the step. Keys and values of all earlier tokens
+// are in the sample's blocks already.
 struct StepChunk {
   SampleId sample;
   uint32_t begin;
   uint32_t count;
   uint32_t first_row;
-  // The sample's block table, [block_begin, block_end) of StepPlan::block_ids: token t lives in entry t / block_tokens.
+  // The sample's block table, [block_begin, block_end) of StepPlan::block_ids: token t lives in
+  // entry t / block_tokens.
   uint32_t block_begin;
   uint32_t block_end;
 };
 
-// The next token of `sample` is drawn from the logits of row `row`; its position in the trajectory is `position`. Several
-// samples may draw from one row: the last token of a prompt they share.
+// The next token of `sample` is drawn from the logits of row `row`; its position in the trajectory
+// is `position`. Several samples may draw from one row: the last token of a prompt they share.
 struct StepDraw {
   SampleId sample;
   uint32_t row;
   uint32_t position;
 };
 
-// What one engine step does, in this order: the copies (one after the other: a later one may overwrite an earlier one's
-// source), the model on all rows of all chunks, the draws. A plain value.
+// What one engine step does, in this order: the copies (one after the other: a later one may
+// overwrite an earlier one's source), the model on all rows of all chunks, the draws. A plain
+// value.
 struct StepPlan {
   std::vector<BlockCopy> copies;
   std::vector<StepChunk> chunks;

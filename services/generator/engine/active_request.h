@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/text/stream_decoder.h"
+#include "common/text/tokenizer.h"
+#include "services/generator/engine/generation_request.h"
+#include "services/generator/scheduler/scheduler.h"
+
+namespace rollcall::generator {
+
+// A request while its samples are being made: their tokens, where they stand with the stop
+// conditions, and what was made since the last TakeOutput. Samples are named by slot, their order
+// in the request. Used by one thread at a time.
+class ActiveRequest {
+ public:
+  // Replays the prefixes through the stop conditions. `tokenizer` may be null where the request has
+  // no stop strings and wants no text. INVALID_ARGUMENT: a prefix ends its completion.
+  static absl::StatusOr<std::unique_ptr<ActiveRequest>> Create(GenerationRequest request,
+                                                               const text::Tokenizer* tokenizer,
+                                                               std::shared_ptr<RequestSink> sink);
+
+  const GenerationRequest& request() const { return request_; }
+  RequestSink& sink() const { return *sink_; }
+  GroupSpec group_spec() const;
+  uint32_t num_samples() const { return static_cast<uint32_t>(samples_.size()); }
+
+  // Appends tokens [begin, begin + count) of the trajectory: prompt, then completion.
+  void AppendTokens(uint32_t slot, uint32_t begin, uint32_t count,
+                    std::vector<uint32_t>* tokens) const;
+
+  // The number that decides the token at `position` of the trajectory.
+  double UniformAt(uint32_t slot, uint32_t position) const;
+
+  // One more token; true when it ends the sample. INTERNAL: the tokenizer failed.
+  absl::StatusOr<bool> Append(uint32_t slot, const SampledToken& sampled, float logprob,
+                              const v1::PolicyVersion& version);
+
+  bool done() const { return ended_ == samples_.size(); }
+  bool has_output() const { return !output_.tokens.empty(); }
+  RequestOutput TakeOutput() { return std::exchange(output_, {}); }
+
+ private:
+  struct Sample {
+    uint32_t index = 0;
+    std::vector<uint32_t> completion;
+    StopTracker tracker;
+    std::optional<text::StreamDecoder> decoder;
+    std::vector<v1::VersionSpan> version_spans;
+  };
+
+  ActiveRequest(GenerationRequest request, std::shared_ptr<RequestSink> sink)
+      : request_(std::move(request)), sink_(std::move(sink)) {}
+
+  void End(Sample& sample, const StopCause& cause);
+
+  const GenerationRequest request_;
+  const std::shared_ptr<RequestSink> sink_;
+  std::vector<Sample> samples_;
+  uint32_t ended_ = 0;
+  RequestOutput output_;
+};
+
+}  // namespace rollcall::generator

@@ -1,0 +1,327 @@
+#include "services/generator/engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "common/base/status.h"
+#include "services/generator/engine/version_check.h"
+
+namespace rollcall::generator {
+namespace {
+
+// Logits held at once: 16 MiB are 8,192 rows of a 512-token vocabulary and 27 of a 151,936-token
+// one.
+constexpr size_t kMaxLogits = (size_t{16} << 20) / sizeof(float);
+
+// Weight of the newest step in the moving average of finished samples per second.
+constexpr double kRateDecay = 0.02;
+
+}  // namespace
+
+Engine::Engine(const Options& options, std::unique_ptr<ModelRunner> runner,
+               std::shared_ptr<const text::Tokenizer> tokenizer, EngineMetrics* metrics)
+    : options_(options),
+      runner_(std::move(runner)),
+      tokenizer_(std::move(tokenizer)),
+      metrics_(metrics),
+      scheduler_(options.scheduler),
+      version_(options.version) {
+  Publish();
+  thread_ = std::thread([this] { Run(); });
+}
+
+Engine::~Engine() { Stop(); }
+
+absl::StatusOr<Engine::RequestId> Engine::Submit(GenerationRequest request,
+                                                 std::shared_ptr<RequestSink> sink) {
+  ROLLCALL_ASSIGN_OR_RETURN(
+      std::unique_ptr<ActiveRequest> active,
+      ActiveRequest::Create(std::move(request), tokenizer_.get(), std::move(sink)));
+  const uint32_t samples = active->num_samples();
+  absl::MutexLock lock(&mutex_);
+  if (draining_ || stopping_) return absl::UnavailableError("this generator is shutting down");
+  // Intake counts as waiting; a group larger than the queue is refused for good by the scheduler.
+  const uint32_t waiting = state_.waiting_samples + intake_.samples;
+  if (waiting > 0 && waiting + samples > options_.scheduler.max_waiting_samples) {
+    metrics_->requests_refused.Increment();
+    return absl::ResourceExhaustedError(absl::StrCat(waiting, " samples wait already, at most ",
+                                                     options_.scheduler.max_waiting_samples,
+                                                     " may"));
+  }
+  const RequestId id = next_request_++;
+  intake_.samples += samples;
+  intake_.submissions.push_back({id, std::move(active)});
+  return id;
+}
+
+void Engine::Cancel(RequestId id) {
+  absl::MutexLock lock(&mutex_);
+  if (!stopping_) intake_.cancellations.push_back(id);
+}
+
+void Engine::SwapWeights(std::shared_ptr<const StagedWeights> weights,
+                         std::function<void(absl::Status)> done) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!stopping_ && !intake_.swap.has_value()) {
+      intake_.swap = Swap{std::move(weights), std::move(done)};
+      return;
+    }
+  }
+  done(absl::UnavailableError("the engine takes no weights now: it stops or has a swap before it"));
+}
+
+Engine::State Engine::state() const {
+  absl::MutexLock lock(&mutex_);
+  return state_;
+}
+
+bool Engine::Drain(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  return options_.clock->AwaitWithDeadline(&mutex_, absl::Condition(this, &Engine::IsIdle),
+                                           deadline);
+}
+
+void Engine::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+bool Engine::HasWork() const { return stopping_ || unfinished_samples_ > 0 || !intake_.empty(); }
+
+bool Engine::IsIdle() const { return !busy_ && unfinished_samples_ == 0 && intake_.empty(); }
+
+void Engine::Run() {
+  runner_->StartOnThisThread();
+  Intake intake;
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(this, &Engine::HasWork));
+      intake = std::exchange(intake_, {});
+      if (stopping_) break;
+      busy_ = true;
+    }
+    if (intake.swap.has_value()) Apply(*std::move(intake.swap));
+    for (Submission& submission : intake.submissions) Admit(std::move(submission));
+    for (const RequestId id : intake.cancellations) {
+      const auto it = requests_.find(id);
+      if (it != requests_.end()) Finish(it, absl::CancelledError("cancelled"));
+    }
+    if (!scheduler_.idle()) Step();
+    Publish();
+    absl::MutexLock lock(&mutex_);
+    busy_ = false;
+  }
+  const absl::Status stopped = absl::UnavailableError("this generator is shutting down");
+  if (intake.swap.has_value()) intake.swap->done(stopped);
+  for (Submission& submission : intake.submissions) submission.request->sink().OnDone(stopped);
+  FailAll(stopped);
+  Publish();
+}
+
+void Engine::Admit(Submission submission) {
+  ActiveRequest& request = *submission.request;
+  absl::Status refused = CheckVersion(request.request().min_version, version_);
+  if (refused.ok()) {
+    const absl::StatusOr<Scheduler::Admission> admission = scheduler_.Submit(request.group_spec());
+    if (admission.ok()) {
+      request.sink().OnAdmitted(*version_);
+      for (uint32_t slot = 0; slot < request.num_samples(); ++slot) {
+        request_of_sample_[admission->first_sample + slot] = submission.id;
+      }
+      requests_[submission.id] = {std::move(submission.request), admission->group,
+                                  admission->first_sample};
+      return;
+    }
+    refused = admission.status();
+  }
+  metrics_->requests_refused.Increment();
+  request.sink().OnDone(refused);
+}
+
+void Engine::Apply(Swap swap) {
+  const absl::Time start = options_.clock->Now();
+  const v1::PolicyVersion& next = swap.weights->version;
+  const absl::Status loaded = runner_->LoadWeights(*swap.weights);
+  if (!loaded.ok()) {
+    version_.reset();
+    FailAll(Annotate(loaded, "loading new weights"));
+    LogError("weights could not be put into service", {{"step", next.step()}, {"status", loaded}});
+    Publish();
+    swap.done(loaded);
+    return;
+  }
+  version_ = next;
+  scheduler_.RecomputeAll();
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    const auto current = it++;
+    const absl::Status status =
+        CheckVersion(current->second.request->request().min_version, version_);
+    if (!status.ok()) Finish(current, Annotate(status, "the weights changed"));
+  }
+  const absl::Duration elapsed = options_.clock->Now() - start;
+  metrics_->weight_swaps.Increment();
+  metrics_->weight_swap_seconds.Observe(absl::ToDoubleSeconds(elapsed));
+  LogInfo("weights in service", {{"run", next.run_id()},
+                                 {"lineage", next.lineage()},
+                                 {"step", next.step()},
+                                 {"seconds", elapsed},
+                                 {"running_requests", requests_.size()}});
+  // Who waits for `done` may ask for the state at once.
+  Publish();
+  swap.done(absl::OkStatus());
+}
+
+void Engine::Step() {
+  const absl::Time start = options_.clock->Now();
+  const StepPlan plan = scheduler_.Plan();
+  std::vector<SampleId> finished;
+  absl::Status status = RunModel(plan);
+  if (status.ok()) status = DrawAll(plan, &finished);
+  ++steps_;
+  metrics_->steps.Increment();
+  metrics_->preemptions.Increment(static_cast<double>(plan.preempted.size()));
+  if (!status.ok()) {
+    FailPlanned(plan, status);
+    return;
+  }
+  scheduler_.Complete(plan, finished);
+  for (const SampleId id : finished) request_of_sample_.erase(id);
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    const auto current = it++;
+    ActiveRequest& request = *current->second.request;
+    if (request.has_output()) request.sink().OnOutput(request.TakeOutput());
+    if (request.done()) Finish(current, absl::OkStatus());
+  }
+  const double seconds = absl::ToDoubleSeconds(options_.clock->Now() - start);
+  metrics_->step_seconds.Observe(seconds);
+  metrics_->sampled_tokens.Increment(static_cast<double>(plan.draws.size()));
+  metrics_->decode_tokens.Increment(plan.decode_rows);
+  metrics_->prefill_tokens.Increment(plan.rows - plan.decode_rows);
+  if (seconds > 0) {
+    finished_per_second_ +=
+        kRateDecay * (static_cast<double>(finished.size()) / seconds - finished_per_second_);
+  }
+}
+
+absl::Status Engine::RunModel(const StepPlan& plan) {
+  token_ids_.clear();
+  for (const StepChunk& chunk : plan.chunks) {
+    const Running& running = requests_.at(request_of_sample_.at(chunk.sample));
+    running.request->AppendTokens(static_cast<uint32_t>(chunk.sample - running.first_sample),
+                                  chunk.begin, chunk.count, &token_ids_);
+  }
+  return runner_->Forward(plan, token_ids_);
+}
+
+absl::Status Engine::DrawAll(const StepPlan& plan, std::vector<SampleId>* finished) {
+  const size_t vocab = runner_->vocab_size();
+  const size_t rows_at_once = std::max<size_t>(1, kMaxLogits / vocab);
+  std::vector<uint32_t> rows;
+  for (size_t begin = 0; begin < plan.draws.size();) {
+    // Samples that share a prompt draw from one row, which is computed once.
+    logits_index_of_row_.assign(plan.rows, -1);
+    rows.clear();
+    size_t end = begin;
+    for (; end < plan.draws.size(); ++end) {
+      int32_t& index = logits_index_of_row_[plan.draws[end].row];
+      if (index >= 0) continue;
+      if (rows.size() == rows_at_once) break;
+      index = static_cast<int32_t>(rows.size());
+      rows.push_back(plan.draws[end].row);
+    }
+    ROLLCALL_ASSIGN_OR_RETURN(const std::span<const float> logits, runner_->Logits(rows));
+    for (; begin < end; ++begin) {
+      const StepDraw& draw = plan.draws[begin];
+      const size_t index = static_cast<size_t>(logits_index_of_row_[draw.row]);
+      ROLLCALL_ASSIGN_OR_RETURN(const bool ended,
+                                DrawOne(draw, logits.subspan(index * vocab, vocab)));
+      if (ended) finished->push_back(draw.sample);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Engine::DrawOne(const StepDraw& draw, std::span<const float> logits) {
+  const Running& running = requests_.at(request_of_sample_.at(draw.sample));
+  ActiveRequest& request = *running.request;
+  const uint32_t slot = static_cast<uint32_t>(draw.sample - running.first_sample);
+  const SamplingOptions& options = request.request().sampling;
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const SampledToken sampled,
+      sampler_.Sample(logits, options, request.UniformAt(slot, draw.position)));
+  const double temperature = options.temperature == 0 ? 1.0 : options.temperature;
+  const float logprob = runner_->TokenLogProb(logits, temperature, sampled.token);
+  return request.Append(slot, sampled, logprob, *version_);
+}
+
+void Engine::FailPlanned(const StepPlan& plan, const absl::Status& status) {
+  LogError("engine step failed", {{"rows", plan.rows}, {"status", status}});
+  std::vector<SampleId> planned;
+  for (const StepChunk& chunk : plan.chunks) planned.push_back(chunk.sample);
+  for (const StepDraw& draw : plan.draws) planned.push_back(draw.sample);
+  for (const SampleId sample : planned) {
+    const auto id = request_of_sample_.find(sample);
+    if (id != request_of_sample_.end()) Finish(requests_.find(id->second), status);
+  }
+}
+
+void Engine::Finish(std::map<RequestId, Running>::iterator it, const absl::Status& status) {
+  Running& running = it->second;
+  scheduler_.Cancel(running.group);
+  for (uint32_t slot = 0; slot < running.request->num_samples(); ++slot) {
+    request_of_sample_.erase(running.first_sample + slot);
+  }
+  CountOutcome(status);
+  running.request->sink().OnDone(status);
+  requests_.erase(it);
+}
+
+void Engine::FailAll(const absl::Status& status) {
+  while (!requests_.empty()) Finish(requests_.begin(), status);
+}
+
+void Engine::CountOutcome(const absl::Status& status) {
+  if (status.ok()) {
+    metrics_->requests_ok.Increment();
+  } else if (absl::IsCancelled(status)) {
+    metrics_->requests_cancelled.Increment();
+  } else {
+    metrics_->requests_failed.Increment();
+  }
+}
+
+void Engine::Publish() {
+  const uint32_t waiting = scheduler_.num_waiting();
+  const uint64_t block_tokens = scheduler_.options().block_tokens;
+  const uint64_t total = scheduler_.pool().num_blocks() * block_tokens;
+  const uint64_t free = scheduler_.num_available_blocks() * block_tokens;
+  metrics_->running_samples.Set(scheduler_.num_running());
+  metrics_->waiting_samples.Set(waiting);
+  metrics_->kv_tokens_total.Set(static_cast<double>(total));
+  metrics_->kv_tokens_free.Set(static_cast<double>(free));
+  metrics_->policy_step.Set(version_ ? static_cast<double>(version_->step()) : -1.0);
+  metrics_->policy_lineage.Set(version_ ? static_cast<double>(version_->lineage()) : -1.0);
+  // Room comes when as many samples as wait have finished; at most 10 s, so that an idle generator
+  // is found again.
+  const double seconds =
+      finished_per_second_ > 0 ? static_cast<double>(waiting) / finished_per_second_ : 1.0;
+  absl::MutexLock lock(&mutex_);
+  state_ = {.version = version_,
+            .running_samples = scheduler_.num_running(),
+            .waiting_samples = waiting,
+            .kv_tokens_total = total,
+            .kv_tokens_free = free,
+            .engine_steps = steps_,
+            .retry_after = absl::Seconds(std::clamp(seconds, 0.05, 10.0))};
+  unfinished_samples_ = scheduler_.num_running() + waiting;
+}
+
+}  // namespace rollcall::generator

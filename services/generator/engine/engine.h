@@ -1,0 +1,161 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "common/text/tokenizer.h"
+#include "rollcall/v1/identity.pb.h"
+#include "services/generator/engine/active_request.h"
+#include "services/generator/engine/engine_metrics.h"
+#include "services/generator/engine/generation_request.h"
+#include "services/generator/engine/model_runner.h"
+#include "services/generator/sampling/token_sampler.h"
+#include "services/generator/scheduler/scheduler.h"
+#include "services/generator/weights/staged_weights.h"
+
+namespace rollcall::generator {
+
+// The serving loop: one thread that owns the model and turns requests into tokens, step by step. In
+// each step every running sample gets a token, whoever asked for it.
+//
+// What it is not: it checks no request (request_validation.h) and moves no weights (weights/); it
+// swaps whole ones between two steps. Then requests go on with the new weights; their keys and
+// values are computed again, so that every later token is exactly what the new weights give. A
+// request whose min_version the new weights do not meet ends with FAILED_PRECONDITION.
+//
+// Thread-safe; no method but Drain, Stop and the destructor blocks on the model.
+class Engine {
+ public:
+  struct Options {
+    SchedulerOptions scheduler;
+    // The version of the weights that the runner holds already; unset: none, requests are refused
+    // until a swap.
+    std::optional<v1::PolicyVersion> version;
+    Clock* clock = Clock::Real();
+  };
+
+  // A snapshot, as of the last step or swap.
+  struct State {
+    std::optional<v1::PolicyVersion> version;
+    uint32_t running_samples = 0;
+    uint32_t waiting_samples = 0;
+    uint64_t kv_tokens_total = 0;
+    uint64_t kv_tokens_free = 0;
+    uint64_t engine_steps = 0;
+    // A guess at when a refused request may find room.
+    absl::Duration retry_after = absl::Seconds(1);
+  };
+
+  using RequestId = uint64_t;
+
+  // `tokenizer` may be null. `metrics` must outlive the engine.
+  Engine(const Options& options, std::unique_ptr<ModelRunner> runner,
+         std::shared_ptr<const text::Tokenizer> tokenizer, EngineMetrics* metrics);
+  ~Engine();  // Stop()
+
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Hands a request over; its results, and whether it is admitted at all, go to the sink before the
+  // next step. An error here means that the sink is never called: INVALID_ARGUMENT (a prefix ends
+  // its completion), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining or stopped).
+  absl::StatusOr<RequestId> Submit(GenerationRequest request, std::shared_ptr<RequestSink> sink)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Ends a request with CANCELLED before the next step; unknown ones are ignored.
+  void Cancel(RequestId id) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Puts weights into service between two steps, then calls `done` on the engine's thread. If that
+  // fails the engine is without weights, and every request ends with the error. One swap at a time:
+  // UNAVAILABLE to `done` when another one has not been taken up yet or the engine stops.
+  void SwapWeights(std::shared_ptr<const StagedWeights> weights,
+                   std::function<void(absl::Status)> done) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  State state() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Refuses new requests and waits until the last one is done; false: the deadline came first.
+  bool Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Ends all requests with UNAVAILABLE and joins the thread. Idempotent.
+  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  struct Submission {
+    RequestId id;
+    std::unique_ptr<ActiveRequest> request;
+  };
+  struct Swap {
+    std::shared_ptr<const StagedWeights> weights;
+    std::function<void(absl::Status)> done;
+  };
+  // Commands that the thread takes up before its next step.
+  struct Intake {
+    std::vector<Submission> submissions;
+    std::vector<RequestId> cancellations;
+    std::optional<Swap> swap;
+    uint32_t samples = 0;  // in submissions
+    bool empty() const { return submissions.empty() && cancellations.empty() && !swap.has_value(); }
+  };
+  struct Running {
+    std::unique_ptr<ActiveRequest> request;
+    GroupId group;
+    SampleId first_sample;
+  };
+
+  void Run();
+  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  void Admit(Submission submission);
+  void Apply(Swap swap);
+  void Step();
+  absl::Status RunModel(const StepPlan& plan);
+  // Draws the plan's tokens; ids of samples that are complete now go to `finished`.
+  absl::Status DrawAll(const StepPlan& plan, std::vector<SampleId>* finished);
+  absl::StatusOr<bool> DrawOne(const StepDraw& draw, std::span<const float> logits);
+  void FailPlanned(const StepPlan& plan, const absl::Status& status);
+  void Finish(std::map<RequestId, Running>::iterator it, const absl::Status& status);
+  void FailAll(const absl::Status& status);
+  void CountOutcome(const absl::Status& status);
+  void Publish() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const Options options_;
+  const std::unique_ptr<ModelRunner> runner_;
+  const std::shared_ptr<const text::Tokenizer> tokenizer_;
+  EngineMetrics* const metrics_;
+
+  // The engine thread's own.
+  Scheduler scheduler_;
+  TokenSampler sampler_;
+  std::optional<v1::PolicyVersion> version_;
+  std::map<RequestId, Running> requests_;
+  std::unordered_map<SampleId, RequestId> request_of_sample_;
+  std::vector<uint32_t> token_ids_;
+  std::vector<int32_t> logits_index_of_row_;
+  uint64_t steps_ = 0;
+  double finished_per_second_ = 0;  // samples, moving average
+
+  mutable absl::Mutex mutex_;
+  Intake intake_ ABSL_GUARDED_BY(mutex_);
+  State state_ ABSL_GUARDED_BY(mutex_);
+  uint32_t unfinished_samples_ ABSL_GUARDED_BY(mutex_) = 0;  // admitted; as of the last step
+  RequestId next_request_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;  // commands were taken, their step is not done
+
+  std::thread thread_;  // last: it uses the fields above
+};
+
+}  // namespace rollcall::generator
