@@ -40,12 +40,12 @@ class HostedService {
   // Called when no call runs any more.
   virtual ~HostedService() = default;
 
-  // The gRPC services to serve, owned by this object.
-  virtual std::vector<grpc::Service*> services() = 0;
-
   // Loads what is needed and starts the threads. May take long; the server listens only after it,
   // so no call arrives before. An error ends the process with kExitFailure.
   virtual absl::Status Start() = 0;
+
+  // The gRPC services to serve, owned by this object.
+  virtual std::vector<grpc::Service*> services() = 0;
 
   // Shutting down: from now on answer new calls with UNAVAILABLE, and end streams that only wait
   // for news. Never blocks.

@@ -78,6 +78,11 @@ Engine::State Engine::state() const {
   return state_;
 }
 
+void Engine::CloseIntake() {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+}
+
 bool Engine::Drain(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   draining_ = true;

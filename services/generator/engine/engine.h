@@ -84,8 +84,12 @@ class Engine {
                    std::function<void(absl::Status)> done) ABSL_LOCKS_EXCLUDED(mutex_);
 
   State state() const ABSL_LOCKS_EXCLUDED(mutex_);
+  uint32_t max_running_samples() const { return options_.scheduler.max_running_samples; }
 
-  // Refuses new requests and waits until the last one is done; false: the deadline came first.
+  // Refuses new requests with UNAVAILABLE from now on. Never blocks.
+  void CloseIntake() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // CloseIntake, and waits until the last request is done; false: the deadline came first.
   bool Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Ends all requests with UNAVAILABLE and joins the thread. Idempotent.

@@ -39,7 +39,8 @@ struct EngineMetrics {
         requests_ok(Requests(registry, "ok")),
         requests_cancelled(Requests(registry, "cancelled")),
         requests_refused(Requests(registry, "refused")),
-        requests_failed(Requests(registry, "failed")) {}
+        requests_failed(Requests(registry, "failed")),
+        requests_invalid(Requests(registry, "invalid")) {}
 
   metrics::Counter& sampled_tokens;
   metrics::Counter& prefill_tokens;
@@ -59,6 +60,7 @@ struct EngineMetrics {
   metrics::Counter& requests_cancelled;
   metrics::Counter& requests_refused;
   metrics::Counter& requests_failed;
+  metrics::Counter& requests_invalid;
 
  private:
   static metrics::Counter& Requests(metrics::Registry& registry, const char* outcome) {

@@ -1,6 +1,7 @@
 #include "services/generator/weights/weight_staging.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <new>
 #include <set>
@@ -120,13 +121,11 @@ absl::StatusOr<v1::BeginTransferResponse> WeightStaging::Begin(
 
 absl::Status WeightStaging::CheckManifest(const v1::WeightManifest& manifest) const {
   // The architecture first: with another one, a list of tensors says little.
-  if (manifest.architecture_hash() != wire::ToBytes(layout_.architecture_hash)) {
+  if (manifest.architecture_hash() != layout_.architecture_hash) {
     return absl::FailedPreconditionError(
         "manifest.architecture_hash: the weights are of another architecture than this server's");
   }
-  const std::string tokenizer =
-      layout_.tokenizer_hash ? wire::ToBytes(*layout_.tokenizer_hash) : std::string();
-  if (manifest.tokenizer_hash() != tokenizer) {
+  if (manifest.tokenizer_hash() != layout_.tokenizer_hash) {
     return absl::FailedPreconditionError(
         "manifest.tokenizer_hash: the weights go with another tokenizer than this server's");
   }

@@ -12,7 +12,6 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "common/wire/manifest.h"
-#include "common/wire/sha256.h"
 #include "rollcall/v1/weights.pb.h"
 #include "services/generator/weights/staged_weights.h"
 
@@ -21,8 +20,8 @@ namespace rollcall::generator {
 // What the weights of a model look like; the hashes of the tensors are not used.
 struct WeightLayout {
   std::vector<wire::TensorEntry> tensors;  // in canonical order
-  wire::Sha256Digest architecture_hash{};
-  std::optional<wire::Sha256Digest> tokenizer_hash;  // unset: the model has no tokenizer
+  std::string architecture_hash;           // as in WeightManifest
+  std::string tokenizer_hash;              // likewise; empty: the model has no tokenizer
 };
 
 // Receives sets of weights into host memory: the state behind the Weights service, without gRPC and

@@ -19,8 +19,8 @@ WeightLayout Layout() {
   WeightLayout layout;
   layout.tensors = {{.name = "a", .dtype = wire::DType::kFloat32, .shape = {2, 3}},
                     {.name = "b", .dtype = wire::DType::kBFloat16, .shape = {5}}};
-  layout.architecture_hash = wire::Sha256Of("architecture");
-  layout.tokenizer_hash = wire::Sha256Of("tokenizer");
+  layout.architecture_hash = wire::ToBytes(wire::Sha256Of("architecture"));
+  layout.tokenizer_hash = wire::ToBytes(wire::Sha256Of("tokenizer"));
   return layout;
 }
 
