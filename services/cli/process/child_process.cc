@@ -1,6 +1,7 @@
 #include "services/cli/process/child_process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -103,6 +104,14 @@ std::optional<ChildExit> ChildProcess::Poll() {
   }
   exit_ = ended;
   return exit_;
+}
+
+ChildExit ChildProcess::Wait() {
+  while (true) {
+    if (const std::optional<ChildExit> ended = Poll()) return *ended;
+    pollfd fd{pidfd_, POLLIN, 0};
+    poll(&fd, 1, -1);
+  }
 }
 
 void ChildProcess::Signal(int signal) {

@@ -48,6 +48,8 @@ class ChildProcess {
   int exit_fd() const { return pidfd_; }
   // Never blocks; the exit once the child has ended, then always the same.
   std::optional<ChildExit> Poll();
+  // Blocks until the child has ended.
+  ChildExit Wait();
   // Sends `signal` if the child still runs.
   void Signal(int signal);
 

@@ -1,0 +1,61 @@
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/shutdown.h"
+#include "common/base/status.h"
+#include "common/config/run_config.h"
+#include "services/cli/commands/commands.h"
+#include "services/cli/commands/reporting.h"
+#include "services/cli/train/session.h"
+
+namespace rollcall::cli {
+namespace {
+
+struct TrainFlags {
+  std::string config;
+  std::vector<std::string> sets;
+  bool quiet = false;
+};
+
+absl::Status Train(const TrainFlags& flags) {
+  ROLLCALL_ASSIGN_OR_RETURN(const v1::RunConfig config,
+                            config::LoadRunConfig(flags.config, flags.sets));
+  Shutdown shutdown;
+  ROLLCALL_ASSIGN_OR_RETURN(const SessionResult result,
+                            RunLocally(config, {.quiet = flags.quiet}, shutdown));
+  if (flags.quiet) return absl::OkStatus();
+  if (result.interrupted) {
+    std::printf("stopped; the same command goes on from the checkpoint in %s\n",
+                result.run_dir.c_str());
+  } else {
+    std::printf("done; model: %s/final  metrics: %s/metrics.jsonl  logs: %s/logs\n",
+                result.run_dir.c_str(), result.run_dir.c_str(), result.run_dir.c_str());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTrainCommand(CLI::App& app, int& exit_code) {
+  auto flags = std::make_shared<TrainFlags>();
+  CLI::App* command = app.add_subcommand("train",
+                                         "Run a configuration to its end on this machine: services "
+                                         "as child processes over Unix sockets");
+  command->add_option("config", flags->config, "YAML file of the run")->required();
+  command
+      ->add_option("--set", flags->sets,
+                   "Override a field, as in learner.optimizer.lr=1e-6; repeatable")
+      ->allow_extra_args(false);
+  command->add_flag("--quiet", flags->quiet, "Print nothing but errors");
+  command->footer(
+      "The run folder is output_dir/name. A run folder with a checkpoint is gone on with "
+      "(learner.checkpoint.resume).\n"
+      "Ctrl-C finishes the step, saves a checkpoint and stops every service; a second one kills "
+      "them.\n"
+      "Exit codes: 0 done or stopped by you, 1 the run failed, 2 bad configuration.");
+  command->callback([flags, &exit_code] { exit_code = Report(Train(*flags)); });
+}
+
+}  // namespace rollcall::cli
