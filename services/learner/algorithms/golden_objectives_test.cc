@@ -18,7 +18,7 @@
 #include "services/learner/algorithms/advantage.h"
 #include "services/learner/algorithms/aggregation.h"
 #include "services/learner/algorithms/kl.h"
-#include "services/learner/algorithms/policy_loss.h"
+#include "services/learner/algorithms/token_loss.h"
 
 namespace rollcall::learner {
 namespace {
@@ -128,23 +128,22 @@ void ReplayPolicyLoss(const GoldenGroup& group, const json& item, const PolicyCa
   at::Tensor all = group.In(item, "log_prob", dtype).requires_grad_(true);
   const at::Tensor logprobs = Packed(all, mask);
 
-  const PolicyLoss policy = ClippedPolicyLoss(logprobs, old, advantages, setting.clip);
-  at::Tensor token_loss = policy.loss;
-  if (setting.kl_coefficient > 0) {
-    const at::Tensor reference = Packed(group.In(item, "ref_log_prob", dtype), mask);
-    token_loss = token_loss.add(EstimateKl(v1::KL_ESTIMATOR_K3, logprobs, reference),
-                                setting.kl_coefficient);
+  Objective objective{.clip = setting.clip, .kl_coefficient = setting.kl_coefficient};
+  TokenInputs inputs{.logprobs = logprobs, .old_logprobs = old, .advantages = advantages};
+  if (objective.needs_reference()) {
+    inputs.reference_logprobs = Packed(group.In(item, "ref_log_prob", dtype), mask);
   }
+  const TokenLoss token_loss = ObjectiveLoss(objective, inputs);
   const at::Tensor weights =
       Weights(setting.aggregation, RowCounts(mask), setting.denominators, dtype);
-  const at::Tensor loss = token_loss.mul(weights).sum();
+  const at::Tensor loss = token_loss.total.mul(weights).sum();
   loss.backward();
   ExpectClose(loss, at::tensor(expected["loss"].get<double>()), tolerance, name + " loss");
   ExpectClose(all.grad(), group.Out(item, "grad_log_prob", dtype), tolerance, name + " gradient");
 
   const double tokens = static_cast<double>(logprobs.numel());
-  const double low = policy.clipped_low.sum().item<double>() / tokens;
-  const double high = policy.clipped_high.sum().item<double>() / tokens;
+  const double low = token_loss.policy.clipped_low.sum().item<double>() / tokens;
+  const double high = token_loss.policy.clipped_high.sum().item<double>() / tokens;
   if (expected.contains("pg_clipfrac")) {
     EXPECT_NEAR(low + high, expected["pg_clipfrac"].get<double>(), 1e-6) << name;
   } else {

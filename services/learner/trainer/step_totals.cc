@@ -1,0 +1,120 @@
+#include "services/learner/trainer/step_totals.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rollcall::learner {
+namespace {
+
+// A [tokens] tensor's values on the host.
+class HostValues {
+ public:
+  explicit HostValues(const at::Tensor& tensor)
+      : tensor_(tensor.detach().to(at::kCPU, at::kFloat).contiguous()),
+        data_(tensor_.const_data_ptr<float>()) {}
+  float operator[](size_t i) const { return data_[i]; }
+
+ private:
+  const at::Tensor tensor_;
+  const float* const data_;
+};
+
+double Mean(double sum, uint64_t count) {
+  return count == 0 ? 0.0 : sum / static_cast<double>(count);
+}
+
+}  // namespace
+
+void StepTotals::AddMicroBatch(const PackedBatch& packed, const TokenLoss& loss,
+                               const at::Tensor& entropy, std::span<const float> weights) {
+  ++micro_batches_;
+  tokens_ += packed.token_ids.size();
+  loss_tokens_ += weights.size();
+  const HostValues total(loss.total), entropies(entropy);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    loss_ += static_cast<double>(weights[i]) * total[i];
+    entropy_ += entropies[i];
+  }
+  if (loss.policy.loss.defined()) AddPolicy(loss, weights);
+  if (loss.kl.defined()) {
+    has_kl_ = true;
+    const HostValues kl(loss.kl);
+    for (size_t i = 0; i < weights.size(); ++i) kl_ += kl[i];
+  }
+}
+
+void StepTotals::AddPolicy(const TokenLoss& loss, std::span<const float> weights) {
+  has_policy_ = true;
+  const HostValues policy(loss.policy.loss), ratio(loss.policy.ratio);
+  const HostValues low(loss.policy.clipped_low), high(loss.policy.clipped_high);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    policy_loss_ += static_cast<double>(weights[i]) * policy[i];
+    ratio_ += ratio[i];
+    min_ratio_ = std::min<double>(min_ratio_, ratio[i]);
+    max_ratio_ = std::max<double>(max_ratio_, ratio[i]);
+    clipped_low_ += low[i] != 0;
+    clipped_high_ += high[i] != 0;
+  }
+}
+
+void StepTotals::MeasureGap(const TrainBatch& batch, const PackedBatch& packed,
+                            const at::Tensor& logprobs) {
+  const HostValues learner(logprobs);
+  for (size_t i = 0; i < packed.rows.size(); ++i) {
+    const size_t place = packed.sequence_of[i];
+    const TrainSequence& sequence = batch.sequences[packed.sequences[place]];
+    if (!sequence.on_policy) continue;
+    double nats = std::abs(static_cast<double>(learner[i]) - packed.behavior_logprobs[i]);
+    if (std::isnan(nats)) nats = std::numeric_limits<double>::infinity();
+    if (gap_.has_value() && nats <= gap_->nats) continue;
+    gap_ = LogprobGap{
+        .nats = nats,
+        .group_id = sequence.group_id,
+        .sample_index = sequence.sample_index,
+        .position = static_cast<size_t>(packed.rows[i] + 1 - packed.cu_seqlens[place]),
+        .rollout_logprob = packed.behavior_logprobs[i],
+        .learner_logprob = learner[i]};
+  }
+}
+
+void StepTotals::Report(std::map<std::string, double>& metrics) const {
+  metrics["train/loss"] = Mean(loss_, std::max<uint64_t>(1, updates_ + skipped_updates_));
+  metrics["train/entropy"] = Mean(entropy_, loss_tokens_);
+  metrics["train/grad_norm"] = Mean(grad_norm_, updates_);
+  metrics["train/updates"] = static_cast<double>(updates_);
+  metrics["train/skipped_updates"] = static_cast<double>(skipped_updates_);
+  metrics["train/micro_batches"] = static_cast<double>(micro_batches_);
+  metrics["train/tokens"] = static_cast<double>(tokens_);
+  metrics["train/loss_tokens"] = static_cast<double>(loss_tokens_);
+  if (has_policy_) {
+    metrics["train/policy_loss"] =
+        Mean(policy_loss_, std::max<uint64_t>(1, updates_ + skipped_updates_));
+    metrics["train/ratio_mean"] = Mean(ratio_, loss_tokens_);
+    metrics["train/ratio_min"] = min_ratio_;
+    metrics["train/ratio_max"] = max_ratio_;
+    metrics["train/clip_fraction_low"] = Mean(static_cast<double>(clipped_low_), loss_tokens_);
+    metrics["train/clip_fraction_high"] = Mean(static_cast<double>(clipped_high_), loss_tokens_);
+  }
+  if (has_kl_) metrics["train/kl"] = Mean(kl_, loss_tokens_);
+  if (gap_.has_value()) metrics["train/logprob_gap"] = gap_->nats;
+}
+
+void ReportAdvantages(std::span<const float> advantages, std::map<std::string, double>& metrics) {
+  if (advantages.empty()) return;
+  double sum = 0, squares = 0;
+  uint64_t zeros = 0;
+  for (const float advantage : advantages) {
+    sum += advantage;
+    squares += static_cast<double>(advantage) * advantage;
+    zeros += advantage == 0 ? 1 : 0;
+  }
+  const double mean = Mean(sum, advantages.size());
+  metrics["train/advantage_mean"] = mean;
+  metrics["train/advantage_std"] =
+      std::sqrt(std::max(0.0, Mean(squares, advantages.size()) - mean * mean));
+  metrics["train/advantage_min"] = *std::min_element(advantages.begin(), advantages.end());
+  metrics["train/advantage_max"] = *std::max_element(advantages.begin(), advantages.end());
+  metrics["train/zero_advantage_fraction"] = Mean(static_cast<double>(zeros), advantages.size());
+}
+
+}  // namespace rollcall::learner

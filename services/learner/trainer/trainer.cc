@@ -1,0 +1,297 @@
+#include "services/learner/trainer/trainer.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "common/base/status.h"
+#include "common/model/attention_context.h"
+#include "common/model/scoring.h"
+#include "common/tensor/torch_call.h"
+#include "services/learner/batching/mini_batch.h"
+#include "services/learner/batching/packing.h"
+#include "services/learner/trainer/gradient_norm.h"
+#include "services/learner/trainer/lr_schedule.h"
+#include "services/learner/trainer/reward_permutation.h"
+#include "services/learner/trainer/written_number.h"
+
+namespace rollcall::learner {
+namespace {
+
+template <typename T>
+at::Tensor ToTensor(const std::vector<T>& values, const at::Device& device) {
+  return at::tensor(values).to(device);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& config,
+                                                         model::Decoder decoder,
+                                                         ProcessGroup* group, Clock* clock) {
+  Objective objective;
+  if (config.stage() != v1::STAGE_SFT) {
+    ROLLCALL_ASSIGN_OR_RETURN(objective, ComposeObjective(config.algorithm()));
+    if (config.sampling().temperature() <= 0) {
+      return absl::InvalidArgumentError(
+          "sampling.temperature: greedy samples carry no probability ratio; rl needs more than 0");
+    }
+  }
+  return tensor::TorchCall([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
+    return std::unique_ptr<Trainer>(
+        new Trainer(config, std::move(objective), std::move(decoder), group, clock));
+  });
+}
+
+Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
+                 ProcessGroup* group, Clock* clock)
+    : config_(config),
+      supervised_(config.stage() == v1::STAGE_SFT),
+      objective_(std::move(objective)),
+      temperature_(supervised_ ? 1.0 : WrittenNumber(config.sampling().temperature())),
+      group_(group),
+      clock_(clock),
+      decoder_(std::move(decoder)),
+      optimizer_(decoder_.parameters(), config.learner().optimizer()) {
+  decoder_.SetRequiresGrad(true);
+}
+
+absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
+  OrderBatch(batch);
+  ROLLCALL_RETURN_IF_ERROR(
+      CheckBatch(batch, {.vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size),
+                         .rollouts = !supervised_,
+                         .reference_logprobs = objective_.needs_reference()}));
+  totals_ = StepTotals();
+  forward_time_ = backward_time_ = optimizer_time_ = absl::ZeroDuration();
+  StepReport report;
+  report.step = step_ + 1;
+  report.metrics = batch.metrics;
+  const absl::Status trained =
+      tensor::TorchCall([&]() -> absl::Status { return TrainOrdered(batch, report); });
+  if (!trained.ok()) {
+    decoder_.ZeroGrad();
+    return Annotate(trained, absl::StrCat("training step ", report.step));
+  }
+  ++step_;
+  trained_tokens_ += totals_.tokens();
+  totals_.Report(report.metrics);
+  ReportTimes(report);
+  report.skipped_updates = totals_.skipped_updates();
+  if (totals_.gap().has_value()) report.gap = totals_.gap()->nats;
+  return report;
+}
+
+absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
+  const double lr =
+      LearningRateAt(config_.learner().optimizer(), report.step, config_.learner().steps());
+  report.metrics["train/lr"] = lr;
+  uint32_t epochs = 1, mini_batches = 1;
+  std::vector<float> advantages;
+  if (!supervised_) {
+    epochs = std::max(1u, config_.algorithm().epochs_per_batch());
+    mini_batches = config_.algorithm().mini_batches();
+    if (config_.algorithm().shuffle_rewards()) {
+      PermuteRewards(batch, config_.seed(), report.step);
+    }
+    ROLLCALL_ASSIGN_OR_RETURN(advantages, Advantages(batch, report.metrics));
+  }
+  const auto parts = SplitIntoMiniBatches(batch, mini_batches);
+  // Log-probs can be compared with the rollout's until the first update.
+  bool first_pass = !supervised_;
+  for (uint32_t epoch = 0; epoch < epochs; ++epoch) {
+    for (const std::vector<size_t>& indices : parts) {
+      ROLLCALL_RETURN_IF_ERROR(RunMiniBatch(batch, indices, advantages, first_pass, lr));
+      first_pass = first_pass && indices.empty();
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<float>> Trainer::Advantages(
+    const TrainBatch& batch, std::map<std::string, double>& metrics) const {
+  std::vector<double> rewards;
+  std::vector<int64_t> groups;
+  std::vector<size_t> scored;
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    if (!batch.sequences[i].reward.has_value()) continue;
+    scored.push_back(i);
+    rewards.push_back(*batch.sequences[i].reward);
+    groups.push_back(static_cast<int64_t>(batch.sequences[i].group_id));
+  }
+  if (scored.empty()) return absl::InvalidArgumentError("batch: no sequence has a reward");
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const at::Tensor result,
+      GroupNormalizedAdvantages(at::tensor(rewards), at::tensor(groups), objective_.advantage));
+  std::vector<float> of_scored, advantages(batch.sequences.size(), 0.0f);
+  for (size_t i = 0; i < scored.size(); ++i) {
+    of_scored.push_back(static_cast<float>(result.const_data_ptr<double>()[i]));
+    advantages[scored[i]] = of_scored.back();
+  }
+  ReportAdvantages(of_scored, metrics);
+  return advantages;
+}
+
+absl::StatusOr<LossDenominators> Trainer::GlobalDenominators(const TrainBatch& batch,
+                                                             const std::vector<size_t>& indices) {
+  const PackedBatch all = Pack(batch, indices);
+  const LossDenominators own = CountDenominators(all.token_counts);
+  // Exact in float64 up to 2^53.
+  at::Tensor counts = at::tensor(std::vector<double>{static_cast<double>(own.sequences),
+                                                     static_cast<double>(own.tokens)});
+  ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(counts));
+  const double* summed = counts.const_data_ptr<double>();
+  return LossDenominators{.sequences = static_cast<int64_t>(summed[0]),
+                          .tokens = static_cast<int64_t>(summed[1])};
+}
+
+absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& indices,
+                                   const std::vector<float>& advantages, bool first_pass,
+                                   double lr) {
+  ROLLCALL_ASSIGN_OR_RETURN(const LossDenominators denominators,
+                            GlobalDenominators(batch, indices));
+  // Nothing to learn from, such as a mini-batch of empty completions: no update, as its gradient would be 0 / 0.
+  if (denominators.tokens == 0) return absl::OkStatus();
+  std::vector<size_t> lengths;
+  for (const size_t index : indices) lengths.push_back(batch.sequences[index].token_ids.size());
+  const double loss_before = totals_.loss();
+  for (std::vector<size_t>& micro_batch :
+       PackByTokens(lengths, config_.learner().micro_batch_tokens())) {
+    for (size_t& place : micro_batch) place = indices[place];
+    ROLLCALL_RETURN_IF_ERROR(RunMicroBatch(batch, Pack(batch, micro_batch), advantages, first_pass,
+                                           denominators));
+  }
+  if (first_pass) ROLLCALL_RETURN_IF_ERROR(JudgeGap());
+  return Update(totals_.loss() - loss_before, lr);
+}
+
+absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
+                                    const std::vector<float>& advantages, bool first_pass,
+                                    const LossDenominators& denominators) {
+  const at::AutoGradMode grad_mode(true);
+  const absl::Time start = clock_->Now();
+  ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
+                            model::PackedAttention::Create(packed.cu_seqlens));
+  const at::Device device = decoder_.device();
+  const at::Tensor hidden = decoder_.Forward(ToTensor(packed.token_ids, device),
+                                             ToTensor(packed.positions, device), attention);
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const model::TokenScores scores,
+      model::ScoreTokens(decoder_, hidden.index_select(0, ToTensor(packed.rows, device)),
+                         ToTensor(packed.targets, device), temperature_,
+                         model::EntropyMode::kDetached));
+  const TokenLoss loss = LossOf(packed, advantages, scores.logprob);
+  const std::vector<float> weights =
+      TokenWeights(supervised_ ? v1::LOSS_AGGREGATION_TOKEN_MEAN : objective_.aggregation,
+                   packed.token_counts, denominators);
+  const at::Tensor weighted = loss.total.mul(ToTensor(weights, device)).sum();
+  totals_.AddMicroBatch(packed, loss, scores.entropy, weights);
+  if (first_pass) totals_.MeasureGap(batch, packed, scores.logprob);
+  const absl::Time half = clock_->Now();
+  weighted.backward();
+  forward_time_ += half - start;
+  backward_time_ += clock_->Now() - half;
+  return absl::OkStatus();
+}
+
+TokenLoss Trainer::LossOf(const PackedBatch& packed, const std::vector<float>& advantages,
+                          const at::Tensor& logprobs) const {
+  if (supervised_) return SupervisedLoss(logprobs);
+  std::vector<float> of_tokens;
+  for (const size_t place : packed.sequence_of) {
+    of_tokens.push_back(advantages[packed.sequences[place]]);
+  }
+  const at::Device device = decoder_.device();
+  TokenInputs inputs{.logprobs = logprobs,
+                     .old_logprobs = ToTensor(packed.behavior_logprobs, device),
+                     .reference_logprobs = {},
+                     .advantages = ToTensor(of_tokens, device)};
+  if (objective_.needs_reference()) {
+    inputs.reference_logprobs = ToTensor(packed.reference_logprobs, device);
+  }
+  return ObjectiveLoss(objective_, inputs);
+}
+
+absl::Status Trainer::JudgeGap() const {
+  const std::optional<LogprobGap>& gap = totals_.gap();
+  if (!gap.has_value() || gap->nats <= WrittenNumber(config_.learner().max_gap()) ||
+      config_.learner().on_gap() == v1::GAP_ACTION_IGNORE) {
+    return absl::OkStatus();
+  }
+  const std::string message = absl::StrCat(
+      "the learner's log-prob of an on-policy token is ", gap->nats,
+      " nats from the rollout's (group ", gap->group_id, " sample ", gap->sample_index,
+      " position ", gap->position, ": rollout ", gap->rollout_logprob, ", learner ",
+      gap->learner_logprob, "); learner.max_gap is ", config_.learner().max_gap());
+  if (config_.learner().on_gap() == v1::GAP_ACTION_WARN) {
+    LogWarning(message);
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(message, ". Generator and learner do not run the same numerics, or the batch is "
+                            "not on-policy; learner.on_gap: warn goes on"));
+}
+
+std::vector<at::Tensor> Trainer::Gradients() const {
+  std::vector<at::Tensor> gradients;
+  for (const auto& parameter : decoder_.parameters()) {
+    at::Tensor gradient = parameter.tensor.grad();
+    gradients.push_back(gradient.defined()
+                            ? gradient
+                            : at::zeros_like(parameter.tensor.detach(), at::kFloat));
+  }
+  return gradients;
+}
+
+absl::Status Trainer::Update(double loss, double lr) {
+  const at::NoGradGuard no_grad;
+  const absl::Time start = clock_->Now();
+  std::vector<at::Tensor> gradients = Gradients();
+  for (at::Tensor& gradient : gradients) {
+    ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(gradient));
+  }
+  at::Tensor summed_loss = at::tensor(std::vector<double>{loss});
+  ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(summed_loss));
+  const double global_loss = summed_loss.item<double>();
+  const double norm = GlobalNorm(gradients);
+  const bool finite = std::isfinite(global_loss) && std::isfinite(norm);
+  if (finite) {
+    ClipToNorm(gradients, norm, WrittenNumber(config_.learner().optimizer().max_grad_norm()));
+    optimizer_.Update(gradients, lr);
+    decoder_.InvalidatePacked();
+    totals_.AddUpdate(norm);
+    consecutive_skipped_ = 0;
+  } else {
+    totals_.AddSkippedUpdate();
+    ++skipped_;
+    ++consecutive_skipped_;
+    LogWarning("an update is skipped: its loss or gradient is not finite",
+               {{"step", step_ + 1}, {"loss", global_loss}, {"grad_norm", norm},
+                {"in_a_row", consecutive_skipped_}});
+  }
+  decoder_.ZeroGrad();
+  optimizer_time_ += clock_->Now() - start;
+  const uint32_t bound = config_.learner().max_consecutive_skipped_steps();
+  if (!finite && bound > 0 && consecutive_skipped_ >= bound) {
+    return absl::AbortedError(absl::StrCat(
+        consecutive_skipped_, " updates in a row were skipped for a loss or gradient that is not "
+        "finite (the last: loss ", global_loss, ", gradient norm ", norm,
+        "); learner.max_consecutive_skipped_steps is ", bound));
+  }
+  return absl::OkStatus();
+}
+
+void Trainer::ReportTimes(StepReport& report) const {
+  report.metrics["time/forward_seconds"] = absl::ToDoubleSeconds(forward_time_);
+  report.metrics["time/backward_seconds"] = absl::ToDoubleSeconds(backward_time_);
+  report.metrics["time/optimizer_seconds"] = absl::ToDoubleSeconds(optimizer_time_);
+  const double seconds = absl::ToDoubleSeconds(forward_time_ + backward_time_ + optimizer_time_);
+  report.metrics["train/tokens_per_second"] =
+      seconds > 0 ? static_cast<double>(totals_.tokens()) / seconds : 0.0;
+}
+
+}  // namespace rollcall::learner

@@ -1,0 +1,106 @@
+// The trainer's state outside the process: snapshots to publish, checkpoints to resume from.
+#include <ATen/core/grad_mode.h>
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "common/checkpoint/hf_folder.h"
+#include "common/checkpoint/hf_writer.h"
+#include "common/checkpoint/parameters.h"
+#include "common/model/identity.h"
+#include "common/tensor/bridge.h"
+#include "common/tensor/torch_call.h"
+#include "services/learner/trainer/trainer.h"
+
+namespace rollcall::learner {
+namespace {
+
+std::string ModelFolder(const std::string& folder) { return folder + "/model"; }
+std::string OptimizerFile(const std::string& folder) { return folder + "/optimizer.safetensors"; }
+
+checkpoint::HfFolderSpec ModelSpec(const model::Decoder& decoder, const v1::RunConfig& config) {
+  return {.config_json = decoder.config().ToJson(),
+          .tensors = decoder.parameters(),
+          .dtype = std::nullopt,
+          .source_folder = config.model().path()};
+}
+
+}  // namespace
+
+absl::StatusOr<WeightSnapshotPtr> Trainer::Snapshot() const {
+  return tensor::TorchCall([&]() -> absl::StatusOr<WeightSnapshotPtr> {
+    auto snapshot = std::make_shared<WeightSnapshot>();
+    snapshot->step = step_;
+    for (const auto& [name, parameter] : decoder_.parameters()) {
+      WeightSnapshot::Tensor copy;
+      copy.name = name;
+      ROLLCALL_ASSIGN_OR_RETURN(copy.dtype, tensor::DTypeOf(parameter.scalar_type()));
+      for (const int64_t dimension : parameter.sizes()) {
+        copy.shape.push_back(static_cast<uint64_t>(dimension));
+      }
+      ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor host, tensor::HostContiguous(parameter));
+      const std::string_view bytes = tensor::BytesOf(host);
+      copy.bytes.resize(bytes.size());
+      std::memcpy(copy.bytes.data(), bytes.data(), bytes.size());
+      snapshot->tensors.push_back(std::move(copy));
+    }
+    return WeightSnapshotPtr(std::move(snapshot));
+  });
+}
+
+absl::Status Trainer::ExportModel(const std::string& folder) const {
+  return tensor::TorchCall([&]() -> absl::Status {
+    return checkpoint::WriteHfFolder(folder, ModelSpec(decoder_, config_));
+  });
+}
+
+absl::Status Trainer::SaveState(const std::string& folder) const {
+  return tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_RETURN_IF_ERROR(MakeDirectories(ModelFolder(folder)));
+    ROLLCALL_RETURN_IF_ERROR(
+        checkpoint::WriteHfFiles(ModelFolder(folder), ModelSpec(decoder_, config_)));
+    return checkpoint::SaveTensors(OptimizerFile(folder), optimizer_.State());
+  });
+}
+
+absl::Status Trainer::FillRecord(v1::LearnerCheckpoint& record) const {
+  return tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, model::ManifestOf(decoder_));
+    ROLLCALL_ASSIGN_OR_RETURN(*record.mutable_version()->mutable_manifest_hash(),
+                              model::ManifestHash(manifest));
+    record.mutable_version()->set_step(step_);
+    *record.mutable_numerics() = model::FingerprintOf(decoder_);
+    record.set_step(step_);
+    record.set_consecutive_skipped_steps(consecutive_skipped_);
+    record.set_skipped_steps(skipped_);
+    record.set_trained_tokens(trained_tokens_);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Trainer::LoadState(const std::string& folder, const v1::LearnerCheckpoint& record) {
+  return tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_ASSIGN_OR_RETURN(const auto state, checkpoint::LoadTensors(OptimizerFile(folder)));
+    ROLLCALL_RETURN_IF_ERROR(Annotate(optimizer_.Check(state), OptimizerFile(folder)));
+    ROLLCALL_ASSIGN_OR_RETURN(const auto model, checkpoint::HfFolder::Open(ModelFolder(folder)));
+    ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(model, decoder_.parameters()));
+    optimizer_.Restore(state);
+    decoder_.InvalidatePacked();
+    decoder_.ZeroGrad();
+    ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, model::ManifestOf(decoder_));
+    ROLLCALL_ASSIGN_OR_RETURN(const std::string hash, model::ManifestHash(manifest));
+    if (hash != record.version().manifest_hash()) {
+      return absl::DataLossError(absl::StrCat(
+          folder, ": the weights have another manifest hash than the checkpoint's record"));
+    }
+    step_ = record.step();
+    consecutive_skipped_ = record.consecutive_skipped_steps();
+    skipped_ = record.skipped_steps();
+    trained_tokens_ = record.trained_tokens();
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace rollcall::learner
