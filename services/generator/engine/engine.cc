@@ -199,6 +199,8 @@ void Engine::Step() {
   }
   scheduler_.Complete(plan, finished);
   for (const SampleId id : finished) request_of_sample_.erase(id);
+  // Who reads the last token of a request finds the state without it.
+  Publish();
   for (auto it = requests_.begin(); it != requests_.end();) {
     const auto current = it++;
     ActiveRequest& request = *current->second.request;
