@@ -134,7 +134,11 @@ class Host {
   absl::Status Start() {
     ROLLCALL_RETURN_IF_ERROR(service_->Start());
     absl::StatusOr<std::unique_ptr<Server>> server =
-        Server::Start({.address = endpoints_.listen, .serving = false}, service_->services());
+        Server::Start({.address = endpoints_.listen,
+                       .serving = false,
+                       .max_receive_bytes = spec_.max_message_bytes,
+                       .max_send_bytes = spec_.max_message_bytes},
+                      service_->services());
     if (!server.ok()) {
       service_->CloseIntake();
       service_->Drain(absl::Now()).IgnoreError();

@@ -11,6 +11,7 @@
 #include "common/base/shutdown.h"
 #include "common/config/run_config.h"
 #include "common/metrics/registry.h"
+#include "common/rpc/limits.h"
 #include "rollcall/v1/config.pb.h"
 
 namespace grpc {
@@ -64,6 +65,8 @@ struct ServiceSpec {
   // Makes the service, cheaply; INVALID_ARGUMENT means that the configuration cannot work
   // (kExitUsage).
   std::function<absl::StatusOr<std::unique_ptr<HostedService>>(const ServiceContext&)> create;
+  // Largest message of its contracts.
+  int max_message_bytes = kMaxMessageBytes;
 };
 
 // A service's whole main(): flags, configuration, logs, metrics, server, shutdown; returns the exit
