@@ -92,13 +92,16 @@ at::Tensor AttendPaged(const at::Tensor& q, const at::Tensor& k, const at::Tenso
     }
     const int64_t n = sequence.start + sequence.count;
     const int64_t blocks = (n + block_size - 1) / block_size;
-    const at::Tensor table =
-        at::tensor(at::ArrayRef<int32_t>(sequence.block_table.data(), blocks),
-                   at::TensorOptions().dtype(at::kInt)).to(q.device());
-    const at::Tensor all_keys = keys.index_select(0, table).permute({0, 3, 1, 2}).reshape(
-        {blocks * block_size, kv_heads, head_dim});
-    const at::Tensor all_values = values.index_select(0, table).permute({0, 2, 1, 3}).reshape(
-        {blocks * block_size, kv_heads, values.size(3)}).narrow(2, 0, head_dim);
+    const at::Tensor table = at::tensor(at::ArrayRef<int32_t>(sequence.block_table.data(), blocks),
+                                        at::TensorOptions().dtype(at::kInt))
+                                 .to(q.device());
+    const at::Tensor all_keys = keys.index_select(0, table)
+                                    .permute({0, 3, 1, 2})
+                                    .reshape({blocks * block_size, kv_heads, head_dim});
+    const at::Tensor all_values = values.index_select(0, table)
+                                      .permute({0, 2, 1, 3})
+                                      .reshape({blocks * block_size, kv_heads, values.size(3)})
+                                      .narrow(2, 0, head_dim);
     outputs.push_back(AttendSequence(q.narrow(0, row, sequence.count), all_keys.narrow(0, 0, n),
                                      all_values.narrow(0, 0, n), sequence.start, scale));
     row += sequence.count;

@@ -1,7 +1,8 @@
 #pragma once
 
-// The decoder's operations in plain, differentiable LibTorch: every device that our kernels do not serve, and the
-// reference that tests compare the kernels with. Activations keep their dtype; inside, sums are float32.
+// The decoder's operations in plain, differentiable LibTorch: every device that our kernels do not
+// serve, and the reference that tests compare the kernels with. Activations keep their dtype;
+// inside, sums are float32.
 
 #include <ATen/core/TensorBody.h>
 

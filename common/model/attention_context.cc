@@ -51,15 +51,16 @@ absl::StatusOr<PagedAttention> PagedAttention::Create(KvCache* cache,
     const PagedSequence& sequence = sequences[i];
     const auto name = absl::StrCat("sequences[", i, "]");
     if (sequence.count < 1 || sequence.start < 0) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": expected start >= 0 and count >= 1, got ",
+      return absl::InvalidArgumentError(absl::StrCat(name,
+                                                     ": expected start >= 0 and count >= 1, got ",
                                                      sequence.start, " and ", sequence.count));
     }
     const int64_t end = sequence.start + sequence.count;
     const int64_t blocks = (end + block_size - 1) / block_size;
     if (static_cast<int64_t>(sequence.block_table.size()) < blocks) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, ".block_table: expected ", blocks, " blocks for ", end,
-                       " tokens, got ", sequence.block_table.size()));
+      return absl::InvalidArgumentError(absl::StrCat(name, ".block_table: expected ", blocks,
+                                                     " blocks for ", end, " tokens, got ",
+                                                     sequence.block_table.size()));
     }
     for (int64_t b = 0; b < blocks; ++b) {
       const int32_t block = sequence.block_table[b];

@@ -32,11 +32,13 @@ class AttentionContext {
   virtual int64_t num_tokens() const = 0;
 };
 
-// Causal attention within each of several sequences laid end to end, differentiable: what the learner and the
-// reference use. Sequence i holds rows [cu_seqlens[i], cu_seqlens[i + 1]); its positions count from 0.
+// Causal attention within each of several sequences laid end to end, differentiable: what the
+// learner and the reference use. Sequence i holds rows [cu_seqlens[i], cu_seqlens[i + 1]); its
+// positions count from 0.
 class PackedAttention final : public AttentionContext {
  public:
-  // INVALID_ARGUMENT unless cu_seqlens begins with 0, increases strictly and has at least two entries.
+  // INVALID_ARGUMENT unless cu_seqlens begins with 0, increases strictly and has at least two
+  // entries.
   static absl::StatusOr<PackedAttention> Create(std::vector<int64_t> cu_seqlens);
 
   at::Tensor Attend(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k,
@@ -52,22 +54,25 @@ class PackedAttention final : public AttentionContext {
   std::vector<int64_t> cu_seqlens_;
 };
 
-// One sequence's part in a paged step: `count` new tokens at positions [start, start + count). Token t lives in block
-// block_table[t / block_size]; positions below start are in the cache already.
+// One sequence's part in a paged step: `count` new tokens at positions [start, start + count).
+// Token t lives in block block_table[t / block_size]; positions below start are in the cache
+// already.
 struct PagedSequence {
   std::vector<int32_t> block_table;
   int64_t start = 0;
   int64_t count = 0;
 };
 
-// Attention over a KV cache: writes the new tokens' keys and values, then attends to everything before. Prefill,
-// chunked prefill and decode are the same call, and give the bits of PackedAttention. No gradients. Rows of Forward are
-// the sequences' new tokens in order.
+// Attention over a KV cache: writes the new tokens' keys and values, then attends to everything
+// before. Prefill, chunked prefill and decode are the same call, and give the bits of
+// PackedAttention. No gradients. Rows of Forward are the sequences' new tokens in order.
 class PagedAttention final : public AttentionContext {
  public:
-  // INVALID_ARGUMENT: an empty step, a sequence without new tokens, a block table too short or with a block that the
-  // cache lacks, or a block that two sequences would both write. `cache` must outlive this object.
-  static absl::StatusOr<PagedAttention> Create(KvCache* cache, std::vector<PagedSequence> sequences);
+  // INVALID_ARGUMENT: an empty step, a sequence without new tokens, a block table too short or with
+  // a block that the cache lacks, or a block that two sequences would both write. `cache` must
+  // outlive this object.
+  static absl::StatusOr<PagedAttention> Create(KvCache* cache,
+                                               std::vector<PagedSequence> sequences);
 
   at::Tensor Attend(const AttentionLayer& layer, const at::Tensor& q, const at::Tensor& k,
                     const at::Tensor& v) override;

@@ -27,8 +27,8 @@ struct Layer {
   Matrix gate, up, down;
 };
 
-// Cosines and sines of positions 0 .. rows-1 (kernels::RotateArgs). The angle is the float32 product that the reference
-// takes; cosine and sine are float64, rounded.
+// Cosines and sines of positions 0 .. rows-1 (kernels::RotateArgs). The angle is the float32
+// product that the reference takes; cosine and sine are float64, rounded.
 at::Tensor RopeTable(const std::vector<float>& frequencies, int64_t rows) {
   const auto half = static_cast<int64_t>(frequencies.size());
   at::Tensor table = at::empty({rows, 2 * half}, at::TensorOptions().dtype(at::kFloat));
@@ -90,9 +90,8 @@ struct Decoder::State {
       layer.down = matrix("mlp.down_proj", hidden, inner);
     }
     final_norm = Add("model.norm.weight", {hidden});
-    head = Matrix(config.tie_word_embeddings
-                      ? embedding
-                      : Add("lm_head.weight", {config.vocab_size, hidden}));
+    head = Matrix(config.tie_word_embeddings ? embedding
+                                             : Add("lm_head.weight", {config.vocab_size, hidden}));
   }
 
   at::Tensor Add(std::string name, std::vector<int64_t> shape) {
@@ -124,8 +123,7 @@ at::Tensor Decoder::State::Attention(Layer& layer, int64_t index, const at::Tens
   const AttentionLayer options{
       index, static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))), backend};
   const at::Tensor mixed = attention.Attend(options, q, k, project(layer.v, kv_heads));
-  return Linear(backend, mixed.reshape({tokens, heads * config.head_dim}),
-                layer.o);
+  return Linear(backend, mixed.reshape({tokens, heads * config.head_dim}), layer.o);
 }
 
 at::Tensor Decoder::State::Mlp(Layer& layer, const at::Tensor& x) {
@@ -142,8 +140,8 @@ absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config, at::ScalarTyp
                                         const at::Device& device, Backend backend) {
   ROLLCALL_RETURN_IF_ERROR(config.Validate());
   if (dtype != at::kFloat && dtype != at::kBFloat16) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "dtype: expected float32 or bfloat16, got ", c10::toString(dtype)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("dtype: expected float32 or bfloat16, got ", c10::toString(dtype)));
   }
   if (backend == Backend::kKernels && !device.is_cpu()) {
     return absl::InvalidArgumentError(
@@ -183,6 +181,7 @@ void Decoder::InitializeRandom(uint64_t seed) {
 }
 
 void Decoder::SetRequiresGrad(bool requires_grad) {
+  InvalidatePacked();
   for (const auto& parameter : state_->parameters) {
     parameter.tensor.requires_grad_(requires_grad);
     if (requires_grad && state_->dtype != at::kFloat) parameter.tensor.set_grad_dtype(at::kFloat);
@@ -206,9 +205,9 @@ void Decoder::InvalidatePacked() {
 at::Tensor Decoder::Forward(const at::Tensor& token_ids, const at::Tensor& positions,
                             AttentionContext& attention) {
   State& s = *state_;
-  TORCH_CHECK_VALUE(token_ids.dim() == 1 && token_ids.numel() > 0 &&
-                        token_ids.scalar_type() == at::kLong,
-                    "token_ids: expected [tokens], int64, not empty");
+  TORCH_CHECK_VALUE(
+      token_ids.dim() == 1 && token_ids.numel() > 0 && token_ids.scalar_type() == at::kLong,
+      "token_ids: expected [tokens], int64, not empty");
   TORCH_CHECK_VALUE(positions.sizes() == token_ids.sizes() && positions.scalar_type() == at::kLong,
                     "positions: expected one int64 per token");
   TORCH_CHECK_VALUE(attention.num_tokens() == token_ids.size(0), "token_ids: expected ",

@@ -1,5 +1,6 @@
-// Log-probs of the generator's paths equal those of the learner's packed, differentiable forward bit for bit, over whole
-// matrices: decode, chunked prefill, mixed batches, block sizes, thread counts, both dtypes.
+// Log-probs of the generator's paths equal those of the learner's packed, differentiable forward
+// bit for bit, over whole matrices: decode, chunked prefill, mixed batches, block sizes, thread
+// counts, both dtypes.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -69,14 +70,14 @@ PackedResult RunPacked(Decoder& decoder, const Batch& batch) {
   return {hidden.detach(), decoder.Logits(hidden), scores.logprob.detach()};
 }
 
-// Serves all sequences over one cache. `next_chunk(remaining)` says how many tokens of a sequence run in a step (0: it
-// sits this one out); the order of sequences inside a step is shuffled.
+// Serves all sequences over one cache. `next_chunk(remaining)` says how many tokens of a sequence
+// run in a step (0: it sits this one out); the order of sequences inside a step is shuffled.
 template <typename NextChunk>
 at::Tensor RunPaged(Decoder& decoder, const Batch& batch, int64_t block_size, NextChunk next_chunk,
                     PhiloxStream& random) {
   const at::NoGradGuard no_grad;
-  KvCache cache = *KvCache::Create(decoder.config(), {64, block_size}, decoder.dtype(),
-                                   decoder.device());
+  KvCache cache =
+      *KvCache::Create(decoder.config(), {64, block_size}, decoder.dtype(), decoder.device());
   for (int64_t layer = 0; layer < cache.num_layers(); ++layer) {
     // What a freed block may hold must not matter.
     cache.keys(layer).fill_(std::numeric_limits<double>::quiet_NaN());
@@ -117,8 +118,7 @@ at::Tensor RunPaged(Decoder& decoder, const Batch& batch, int64_t block_size, Ne
     if (finished) break;
     if (step.empty()) continue;
     PagedAttention attention = *PagedAttention::Create(&cache, step);
-    const at::Tensor hidden =
-        decoder.Forward(at::cat(tokens), attention.Positions(), attention);
+    const at::Tensor hidden = decoder.Forward(at::cat(tokens), attention.Positions(), attention);
     const at::Tensor logits = decoder.Logits(hidden);
     int64_t row = 0;
     for (size_t j = 0; j < step.size(); ++j) {
@@ -222,8 +222,10 @@ TEST_P(ExactnessTest, GradientsDoNotDependOnThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ExactnessTest,
-                         ::testing::Values(Case{at::kFloat, 6, 2, 24}, Case{at::kBFloat16, 6, 2, 24},
-                                           Case{at::kFloat, 4, 4, 20}, Case{at::kBFloat16, 4, 4, 20},
+                         ::testing::Values(Case{at::kFloat, 6, 2, 24},
+                                           Case{at::kBFloat16, 6, 2, 24},
+                                           Case{at::kFloat, 4, 4, 20},
+                                           Case{at::kBFloat16, 4, 4, 20},
                                            Case{at::kFloat, 9, 1, 8}));
 
 TEST(CopyBlockTest, ForkedSequenceContinuesExactly) {
@@ -237,13 +239,11 @@ TEST(CopyBlockTest, ForkedSequenceContinuesExactly) {
   cache.CopyBlock(0, 3);
   PagedAttention fork = *PagedAttention::Create(&cache, {{{2, 0}, 21, 1}, {{2, 3}, 21, 1}});
   const at::Tensor next = RandomTokens(2, 77, random);
-  const at::Tensor forked =
-      decoder.Logits(decoder.Forward(next, fork.Positions(), fork));
+  const at::Tensor forked = decoder.Logits(decoder.Forward(next, fork.Positions(), fork));
   for (int64_t i = 0; i < 2; ++i) {
     PackedAttention packed = *PackedAttention::Create({0, 22});
     const at::Tensor whole = at::cat({prompt, next.narrow(0, i, 1)});
-    const at::Tensor logits =
-        decoder.Logits(decoder.Forward(whole, packed.Positions(), packed));
+    const at::Tensor logits = decoder.Logits(decoder.Forward(whole, packed.Positions(), packed));
     EXPECT_TRUE(SameBits(forked.narrow(0, i, 1), logits.narrow(0, 21, 1)));
   }
 }

@@ -18,7 +18,8 @@ namespace {
 
 at::TensorOptions Options(at::ScalarType type) { return at::TensorOptions().dtype(type); }
 
-// Columns and rows of one Gemm call: at most what the kernel takes, and about four tasks a thread where there is so much.
+// Columns and rows of one Gemm call: at most what the kernel takes, and about four tasks a thread
+// where there is so much.
 struct GemmTiling {
   explicit GemmTiling(const kernels::GemmArgs& args)
       : panels(kernels::PanelCount(args.n)),
@@ -51,9 +52,8 @@ void PackInto(const at::Tensor& w, at::Tensor& panels) {
     panels = at::empty({count * k * kernels::kPanelWidth}, Options(w.scalar_type()));
   }
   const kernels::PackArgs args{w.const_data_ptr(), ElementOf(w), n, k, panels.mutable_data_ptr()};
-  ParallelRanges(count, 1, n * k, [&](int64_t begin, int64_t end) {
-    kernels::Kernels().pack(args, begin, end);
-  });
+  ParallelRanges(count, 1, n * k,
+                 [&](int64_t begin, int64_t end) { kernels::Kernels().pack(args, begin, end); });
 }
 
 void ParallelGemm(const kernels::GemmArgs& args) {
@@ -68,11 +68,19 @@ at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t 
                          at::ScalarType type) {
   const int64_t m = x.size(0), k = x.size(1);
   at::Tensor y = at::empty({m, n}, Options(type));
-  ParallelGemm({.m = m, .n = n, .k = k,
-                .a = x.const_data_ptr(), .a_type = ElementOf(x),
-                .a_row_stride = k, .a_depth_stride = 1,
-                .b = panels.const_data_ptr(), .b_type = ElementOf(panels), .b_stride = 0,
-                .c = y.mutable_data_ptr(), .c_type = ElementOf(y), .c_stride = n,
+  ParallelGemm({.m = m,
+                .n = n,
+                .k = k,
+                .a = x.const_data_ptr(),
+                .a_type = ElementOf(x),
+                .a_row_stride = k,
+                .a_depth_stride = 1,
+                .b = panels.const_data_ptr(),
+                .b_type = ElementOf(panels),
+                .b_stride = 0,
+                .c = y.mutable_data_ptr(),
+                .c_type = ElementOf(y),
+                .c_stride = n,
                 .accumulate = false});
   return y;
 }
@@ -80,22 +88,38 @@ at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t 
 at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w) {
   const int64_t m = dy.size(0), n = dy.size(1), k = w.size(1);
   at::Tensor dx = at::empty({m, k}, Options(w.scalar_type()));
-  ParallelGemm({.m = m, .n = k, .k = n,
-                .a = dy.const_data_ptr(), .a_type = ElementOf(dy),
-                .a_row_stride = n, .a_depth_stride = 1,
-                .b = w.const_data_ptr(), .b_type = ElementOf(w), .b_stride = k,
-                .c = dx.mutable_data_ptr(), .c_type = ElementOf(dx), .c_stride = k,
+  ParallelGemm({.m = m,
+                .n = k,
+                .k = n,
+                .a = dy.const_data_ptr(),
+                .a_type = ElementOf(dy),
+                .a_row_stride = n,
+                .a_depth_stride = 1,
+                .b = w.const_data_ptr(),
+                .b_type = ElementOf(w),
+                .b_stride = k,
+                .c = dx.mutable_data_ptr(),
+                .c_type = ElementOf(dx),
+                .c_stride = k,
                 .accumulate = false});
   return dx;
 }
 
 void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool accumulate) {
   const int64_t m = dy.size(0), n = dy.size(1), k = x.size(1);
-  ParallelGemm({.m = n, .n = k, .k = m,
-                .a = dy.const_data_ptr(), .a_type = ElementOf(dy),
-                .a_row_stride = 1, .a_depth_stride = n,
-                .b = x.const_data_ptr(), .b_type = ElementOf(x), .b_stride = k,
-                .c = dw.mutable_data_ptr(), .c_type = ElementOf(dw), .c_stride = k,
+  ParallelGemm({.m = n,
+                .n = k,
+                .k = m,
+                .a = dy.const_data_ptr(),
+                .a_type = ElementOf(dy),
+                .a_row_stride = 1,
+                .a_depth_stride = n,
+                .b = x.const_data_ptr(),
+                .b_type = ElementOf(x),
+                .b_stride = k,
+                .c = dw.mutable_data_ptr(),
+                .c_type = ElementOf(dw),
+                .c_stride = k,
                 .accumulate = accumulate});
 }
 
@@ -194,9 +218,8 @@ at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const
                                  positions.const_data_ptr<int64_t>(),
                                  table.const_data_ptr<float>(),
                                  inverse};
-  ParallelRanges(x.size(0), 1, x.numel(), [&](int64_t begin, int64_t end) {
-    kernels::Kernels().rotate(args, begin, end);
-  });
+  ParallelRanges(x.size(0), 1, x.numel(),
+                 [&](int64_t begin, int64_t end) { kernels::Kernels().rotate(args, begin, end); });
   return y;
 }
 
@@ -208,9 +231,8 @@ at::Tensor SwiGluForward(const at::Tensor& gate, const at::Tensor& up) {
   args.up = up.const_data_ptr();
   args.y = y.mutable_data_ptr();
   // An exponential and a division cost about 16 multiply-adds.
-  ParallelRanges(gate.numel(), kernels::kLanes, 16 * gate.numel(), [&](int64_t begin, int64_t end) {
-    kernels::Kernels().swiglu(args, begin, end);
-  });
+  ParallelRanges(gate.numel(), kernels::kLanes, 16 * gate.numel(),
+                 [&](int64_t begin, int64_t end) { kernels::Kernels().swiglu(args, begin, end); });
   return y;
 }
 

@@ -15,16 +15,17 @@ struct KvCacheOptions {
   int64_t block_size = 16;  // tokens; a multiple of 16
 };
 
-// Keys and values of past tokens, all layers, in blocks of `block_size` tokens that a block table strings together.
-// Which block holds which tokens is the caller's business; a block may appear in several tables as long as nobody
-// writes to it. Not thread-safe: it belongs to the thread that owns the model.
+// Keys and values of past tokens, all layers, in blocks of `block_size` tokens that a block table
+// strings together. Which block holds which tokens is the caller's business; a block may appear in
+// several tables as long as nobody writes to it. Not thread-safe: it belongs to the thread that
+// owns the model.
 //
 // keys(layer):   [num_blocks, kv_heads, head_dim, block_size] (transposed: kernels run over keys)
 // values(layer): [num_blocks, kv_heads, block_size, head_dim rounded up to 16]
 class KvCache {
  public:
-  // INVALID_ARGUMENT: block_size not a positive multiple of 16, num_blocks below 1. Memory is allocated here; LibTorch's
-  // out-of-memory comes as an exception (TorchCall).
+  // INVALID_ARGUMENT: block_size not a positive multiple of 16, num_blocks below 1. Memory is
+  // allocated here; LibTorch's out-of-memory comes as an exception (TorchCall).
   static absl::StatusOr<KvCache> Create(const ModelConfig& config, const KvCacheOptions& options,
                                         at::ScalarType dtype, const at::Device& device);
 

@@ -16,17 +16,18 @@ using Json = nlohmann::json;
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 
 absl::Status Expected(std::string_view field, std::string_view expected, const Json& got) {
-  return absl::InvalidArgumentError(absl::StrCat(std::string(field), ": expected ",
-                                                 std::string(expected), ", got ", got.dump()));
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(field), ": expected ", std::string(expected), ", got ", got.dump()));
 }
 
 absl::Status Unsupported(std::string_view field, const Json& got, std::string_view supported) {
-  return absl::UnimplementedError(absl::StrCat(std::string(field), ": ", got.dump(),
-                                               " is not supported; supported: ",
-                                               std::string(supported)));
+  return absl::UnimplementedError(
+      absl::StrCat(std::string(field), ": ", got.dump(),
+                   " is not supported; supported: ", std::string(supported)));
 }
 
-// Reads the fields of one JSON object; the first error wins and later reads do nothing. A null counts as absent.
+// Reads the fields of one JSON object; the first error wins and later reads do nothing. A null
+// counts as absent.
 class Reader {
  public:
   Reader(const Json& object, std::string prefix) : object_(object), prefix_(std::move(prefix)) {}
@@ -79,8 +80,8 @@ class Reader {
     if (!status_.ok()) return false;
     if (Has(field)) return true;
     if (required) {
-      Update(absl::InvalidArgumentError(absl::StrCat(Name(field), ": expected ",
-                                                     std::string(expected), ", got nothing")));
+      Update(absl::InvalidArgumentError(
+          absl::StrCat(Name(field), ": expected ", std::string(expected), ", got nothing")));
     }
     return false;
   }
@@ -303,8 +304,8 @@ std::string ModelConfig::ToJson() const {
 }
 
 int64_t ModelConfig::ParameterCount() const {
-  const int64_t attention = 2 * hidden_size * num_heads * head_dim +
-                            2 * hidden_size * num_kv_heads * head_dim;
+  const int64_t attention =
+      2 * hidden_size * num_heads * head_dim + 2 * hidden_size * num_kv_heads * head_dim;
   const int64_t layer = attention + 3 * hidden_size * intermediate_size + 2 * hidden_size;
   const int64_t embeddings = (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size;
   return embeddings + num_layers * layer + hidden_size;
@@ -322,8 +323,8 @@ std::vector<float> RopeFrequencies(const ModelConfig& config) {
       // Long waves are stretched by the factor, short ones kept, those between blended.
       const double turns =
           static_cast<double>(scaling.original_max_position_embeddings) * frequency / kTwoPi;
-      const double blend = (turns - scaling.low_freq_factor) /
-                           (scaling.high_freq_factor - scaling.low_freq_factor);
+      const double blend =
+          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
       const double kept = std::min(1.0, std::max(0.0, blend));
       frequency = (1.0 - kept) * frequency / scaling.factor + kept * frequency;
     }

@@ -115,7 +115,7 @@ struct PackedAttentionFunction : Function<PackedAttentionFunction> {
 
 const at::Tensor& Matrix::Panels() {
   const auto version = static_cast<int64_t>(weight_._version());
-  if (version != packed_version_) {
+  if (weight_.requires_grad() || version != packed_version_) {
     PackInto(weight_, panels_);
     packed_version_ = version;
   }

@@ -1,7 +1,7 @@
 #pragma once
 
-// The decoder's operations on tensors. kKernels: our CPU kernels with their own backward. kAten: plain LibTorch
-// operations with LibTorch's autograd. Sizes are checked by the decoder, not here.
+// The decoder's operations on tensors. kKernels: our CPU kernels with their own backward. kAten:
+// plain LibTorch operations with LibTorch's autograd. Sizes are checked by the decoder, not here.
 
 #include <ATen/core/TensorBody.h>
 
@@ -22,7 +22,10 @@ class Matrix {
   explicit Matrix(at::Tensor weight) : weight_(std::move(weight)) {}
 
   const at::Tensor& weight() const { return weight_; }
-  // Panels as kernels::PackArgs lays them out, up to date with the weight's version counter.
+  // Panels as kernels::PackArgs lays them out. Packed again when the weight's version counter
+  // moved, and at every call while the weight requires gradients: LibTorch's fused and foreach
+  // optimizers write without moving the counter, and a training forward has rows enough to make the
+  // copy cheap.
   const at::Tensor& Panels();
   void InvalidatePacked() { packed_version_ = -1; }
 
@@ -40,7 +43,8 @@ at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix);
 
 at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon);
 
-// x: [tokens, heads, head_dim]; positions: [tokens]; table: [positions, head_dim] (kernels::RotateArgs).
+// x: [tokens, heads, head_dim]; positions: [tokens]; table: [positions, head_dim]
+// (kernels::RotateArgs).
 at::Tensor Rotate(Backend backend, const at::Tensor& x, const at::Tensor& positions,
                   const at::Tensor& table);
 

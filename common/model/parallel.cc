@@ -11,7 +11,8 @@
 namespace rollcall::model {
 namespace {
 
-// Waking a second thread costs about 5 microseconds, the time of some 250,000 multiply-adds on one core.
+// Waking a second thread costs about 5 microseconds, the time of some 250,000 multiply-adds on one
+// core.
 constexpr int64_t kSerialWork = 250000;
 
 class Scratch {
@@ -60,9 +61,8 @@ void ParallelRanges(int64_t count, int64_t grain, int64_t work,
   const int64_t pieces = std::max<int64_t>(1, 4 * at::get_num_threads());
   const int64_t wanted = std::max<int64_t>(1, (count + pieces - 1) / pieces);
   const int64_t length = (wanted + grain - 1) / grain * grain;
-  ParallelTasks((count + length - 1) / length, 0, work, [&](int64_t i, float*) {
-    task(i * length, std::min(count, (i + 1) * length));
-  });
+  ParallelTasks((count + length - 1) / length, 0, work,
+                [&](int64_t i, float*) { task(i * length, std::min(count, (i + 1) * length)); });
 }
 
 }  // namespace rollcall::model

@@ -31,9 +31,8 @@ int64_t ChunkRows(int64_t rows, int64_t vocab) {
 
 // An exponential and two sums cost about 16 multiply-adds an element.
 void ScoreRows(const kernels::ScoreArgs& args, int64_t rows) {
-  ParallelRanges(rows, 1, 16 * rows * args.vocab, [&](int64_t begin, int64_t end) {
-    kernels::Kernels().score(args, begin, end);
-  });
+  ParallelRanges(rows, 1, 16 * rows * args.vocab,
+                 [&](int64_t begin, int64_t end) { kernels::Kernels().score(args, begin, end); });
 }
 
 TokenScores ScoreForward(const at::Tensor& hidden, const at::Tensor& panels,
@@ -144,8 +143,8 @@ absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidd
       targets.size(0) != hidden.size(0) || targets.scalar_type() != at::kLong) {
     return absl::InvalidArgumentError("targets: expected one int64 per row of hidden");
   }
-  if (targets.numel() > 0 && (targets.min().item<int64_t>() < 0 ||
-                              targets.max().item<int64_t>() >= vocab)) {
+  if (targets.numel() > 0 &&
+      (targets.min().item<int64_t>() < 0 || targets.max().item<int64_t>() >= vocab)) {
     return absl::InvalidArgumentError(
         absl::StrCat("targets: expected token ids from 0 to ", vocab - 1));
   }
@@ -159,8 +158,7 @@ absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidd
   if (!at::GradMode::is_enabled() || !(rows.requires_grad() || head.requires_grad())) {
     return ScoreForward(rows, panels, ids, vocab, temperature, entropy != EntropyMode::kNone);
   }
-  const variable_list scores =
-      ScoreFunction::apply(rows, head, panels, ids, temperature, entropy);
+  const variable_list scores = ScoreFunction::apply(rows, head, panels, ids, temperature, entropy);
   return TokenScores{scores[0], scores.size() > 1 ? scores[1] : at::Tensor()};
 }
 

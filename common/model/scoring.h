@@ -24,15 +24,16 @@ enum class EntropyMode {
 
 // hidden: [n, hidden] rows of Forward's result; targets: [n], int64, in [0, vocab).
 //
-// Differentiable with respect to hidden and the head. Works through the rows in chunks and computes a chunk's logits again
-// in the backward pass, so [n, vocab] is never held. The chunk size changes no bit of any result.
-// INVALID_ARGUMENT: temperature not finite or not positive, shapes that do not fit, a target outside the vocabulary.
+// Differentiable with respect to hidden and the head. Works through the rows in chunks and computes
+// a chunk's logits again in the backward pass, so [n, vocab] is never held. The chunk size changes
+// no bit of any result. INVALID_ARGUMENT: temperature not finite or not positive, shapes that do
+// not fit, a target outside the vocabulary.
 absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidden,
                                         const at::Tensor& targets, double temperature,
                                         EntropyMode entropy);
 
-// Log-prob of `token` under one row of Logits: [vocab], float32, on the CPU. ScoreTokens' kernel: equal logits give equal
-// bits. Requires 0 <= token < vocab and temperature > 0.
+// Log-prob of `token` under one row of Logits: [vocab], float32, on the CPU. ScoreTokens' kernel:
+// equal logits give equal bits. Requires 0 <= token < vocab and temperature > 0.
 float TokenLogProb(const float* logits, int64_t vocab, double temperature, int64_t token);
 
 }  // namespace rollcall::model

@@ -68,9 +68,8 @@ double RelativeDifference(const at::Tensor& a, const at::Tensor& b) {
   if (std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0) {
     return ::testing::AssertionSuccess();
   }
-  return ::testing::AssertionFailure()
-         << (x != y).sum().item<int64_t>() << " of " << x.numel()
-         << " elements differ, by up to " << MaxDifference(x, y);
+  return ::testing::AssertionFailure() << (x != y).sum().item<int64_t>() << " of " << x.numel()
+                                       << " elements differ, by up to " << MaxDifference(x, y);
 }
 
 ThreadCount::ThreadCount(int threads) : before_(at::get_num_threads()) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// Attention over transposed key blocks, shared by the packed and the paged entry point. Included only by the
-// kernels_*.cc files.
+// Attention over transposed key blocks, shared by the packed and the paged entry point. Included
+// only by the kernels_*.cc files.
 
 #include "common/model/kernels/gemm_impl.h"
 #include "common/model/kernels/rows_impl.h"
@@ -9,8 +9,9 @@
 namespace rollcall::model::kernels {
 namespace {
 
-// Keys and values of one KV head in blocks: keys of block b at keys + table[b] * key_stride ([head_dim][block_size]),
-// values at values + table[b] * value_stride ([block_size][padded head_dim]). A null table is the identity.
+// Keys and values of one KV head in blocks: keys of block b at keys + table[b] * key_stride
+// ([head_dim][block_size]), values at values + table[b] * value_stride ([block_size][padded
+// head_dim]). A null table is the identity.
 template <typename T>
 struct KeyValueBlocks {
   const T* keys;
@@ -24,8 +25,8 @@ struct KeyValueBlocks {
   const T* Values(int64_t block) const { return values + Index(block) * value_stride; }
 };
 
-// Query rows of one KV head: `tokens` consecutive positions from `position`, each with the `group` heads that share
-// the KV head; row = token * group + head.
+// Query rows of one KV head: `tokens` consecutive positions from `position`, each with the `group`
+// heads that share the KV head; row = token * group + head.
 struct QueryTile {
   int64_t position, tokens, group;
 
@@ -35,13 +36,15 @@ struct QueryTile {
   int64_t MostKeys() const { return position + tokens; }
 };
 
-// Copies the tile's rows out of x: [tokens, heads, head_dim], widened, into rows of `stride` floats.
+// Copies the tile's rows out of x: [tokens, heads, head_dim], widened, into rows of `stride`
+// floats.
 template <typename T>
 void GatherRows(const T* x, const AttentionShape& shape, int64_t token, int64_t kv_head,
                 const QueryTile& tile, int64_t stride, float* out) {
   for (int64_t r = 0; r < tile.Rows(); ++r, out += stride) {
-    const T* in = x + ((token + r / tile.group) * shape.heads + kv_head * tile.group +
-                       r % tile.group) * shape.head_dim;
+    const T* in =
+        x + ((token + r / tile.group) * shape.heads + kv_head * tile.group + r % tile.group) *
+                shape.head_dim;
     for (int64_t c = 0; c < shape.head_dim; c += kLanes) {
       const int64_t count = Min(shape.head_dim - c, stride - c);
       StoreLanes(out + c, LoadLanes(in + c, count, 0.0f), count);
@@ -62,10 +65,11 @@ void ScatterRows(const float* rows, const AttentionShape& shape, int64_t token, 
   }
 }
 
-// scores[r][j] = q_r . k_j for every key of the tile; columns up to the next multiple of kLanes are written too.
+// scores[r][j] = q_r . k_j for every key of the tile; columns up to the next multiple of kLanes are
+// written too.
 template <typename T>
-void TileScores(const QueryTile& tile, int64_t head_dim, const float* q, const KeyValueBlocks<T>& kv,
-                float* scores, int64_t stride) {
+void TileScores(const QueryTile& tile, int64_t head_dim, const float* q,
+                const KeyValueBlocks<T>& kv, float* scores, int64_t stride) {
   for (int64_t j = 0; j < tile.MostKeys(); j += kv.block_size) {
     const int64_t columns = Min(kv.block_size, RoundUp(tile.MostKeys() - j, kLanes));
     BlockGemm(tile.Rows(), columns, head_dim, q, head_dim, 1, kv.Keys(j / kv.block_size),
@@ -99,8 +103,9 @@ float SoftmaxRow(float* scores, int64_t n, int64_t padded, float scale) {
   return 1.0f / SumOf(sum);
 }
 
-// out[r] = sum of weights[r][j] * v_j over the row's own keys. Keys that all rows see go through the register tile;
-// the last ones, fewer than the tile has tokens, row by row. A masked key is never touched, whatever it holds.
+// out[r] = sum of weights[r][j] * v_j over the row's own keys. Keys that all rows see go through
+// the register tile; the last ones, fewer than the tile has tokens, row by row. A masked key is
+// never touched, whatever it holds.
 template <typename T>
 void TileValues(const QueryTile& tile, int64_t padded_head, const float* weights, int64_t stride,
                 const KeyValueBlocks<T>& kv, float* out) {
@@ -153,8 +158,8 @@ struct Carver {
   }
 };
 
-// Copies one KV head of tokens [begin, end) of x: [tokens, kv_heads, head_dim], widened, into blocks of
-// [head_dim][kPackedBlock], zero-filled to whole blocks.
+// Copies one KV head of tokens [begin, end) of x: [tokens, kv_heads, head_dim], widened, into
+// blocks of [head_dim][kPackedBlock], zero-filled to whole blocks.
 template <typename T>
 void GatherTransposed(const T* x, const AttentionShape& shape, int64_t begin, int64_t end,
                       int64_t kv_head, float* out) {
@@ -194,8 +199,8 @@ void PackedForward(const PackedAttentionArgs& args, int64_t begin, int64_t end, 
   float* scores = carver.Take(rows * padded);
   GatherTransposed(static_cast<const T*>(args.k), shape, begin, end, kv_head, keys);
   GatherPadded(static_cast<const T*>(args.v), shape, begin, end, kv_head, values);
-  const KeyValueBlocks<float> kv{keys, values, nullptr, d * kPackedBlock,
-                                 padded_head * kPackedBlock, kPackedBlock};
+  const KeyValueBlocks<float> kv{
+      keys, values, nullptr, d * kPackedBlock, padded_head * kPackedBlock, kPackedBlock};
   for (int64_t token = 0; token < n; token += tile_tokens) {
     const QueryTile tile{token, Min(tile_tokens, n - token), group};
     GatherRows(static_cast<const T*>(args.q), shape, begin + token, kv_head, tile, d, q);
@@ -215,8 +220,8 @@ void StoreHeadRows(const float* rows, const AttentionShape& shape, int64_t begin
   }
 }
 
-// Overwrites probabilities p and their gradients dp of one row with the gradient of the scores (before scale):
-// ds_j = p_j (dp_j - sum_i p_i dp_i) * scale.
+// Overwrites probabilities p and their gradients dp of one row with the gradient of the scores
+// (before scale): ds_j = p_j (dp_j - sum_i p_i dp_i) * scale.
 void SoftmaxRowBackward(const float* p, float* dp, int64_t n, float scale) {
   Lanes sum = SplatLanes(0.0f);
   for (int64_t j = 0; j < n; j += kLanes) {
@@ -251,10 +256,10 @@ void PackedBackward(const PackedAttentionArgs& args, int64_t begin, int64_t end,
   GatherTransposed(static_cast<const T*>(args.k), shape, begin, end, kv_head, keys);
   GatherPadded(static_cast<const T*>(args.k), shape, begin, end, kv_head, key_rows);
   GatherTransposed(static_cast<const T*>(args.v), shape, begin, end, kv_head, values);
-  const KeyValueBlocks<float> score_blocks{keys, nullptr, nullptr, d * kPackedBlock, 0,
-                                           kPackedBlock};
-  const KeyValueBlocks<float> value_blocks{values, nullptr, nullptr, d * kPackedBlock, 0,
-                                           kPackedBlock};
+  const KeyValueBlocks<float> score_blocks{keys, nullptr,     nullptr, d * kPackedBlock,
+                                           0,    kPackedBlock};
+  const KeyValueBlocks<float> value_blocks{values,           nullptr, nullptr,
+                                           d * kPackedBlock, 0,       kPackedBlock};
   for (int64_t i = 0; i < padded * padded_head; ++i) dk[i] = dv[i] = 0.0f;
   for (int64_t i = 0; i < max_rows * padded_head; ++i) q[i] = dout[i] = 0.0f;
   for (int64_t token = 0; token < n; token += tile_tokens) {

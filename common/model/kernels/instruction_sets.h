@@ -1,6 +1,7 @@
 #pragma once
 
-// The tables that kernels.cc chooses from; each is defined in a file compiled for its instruction set.
+// The tables that kernels.cc chooses from; each is defined in a file compiled for its instruction
+// set.
 
 #include "common/model/kernels/kernels.h"
 

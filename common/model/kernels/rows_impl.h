@@ -1,6 +1,7 @@
 #pragma once
 
-// Row kernels: RMSNorm, rotary embedding, SwiGLU and the log-softmax head. Included only by the kernels_*.cc files.
+// Row kernels: RMSNorm, rotary embedding, SwiGLU and the log-softmax head. Included only by the
+// kernels_*.cc files.
 
 #include "common/model/kernels/simd.h"
 
@@ -93,14 +94,10 @@ void RmsNormColumnsDweight(const RmsNormArgs& args, int64_t rows, int64_t begin,
 }
 
 void RmsNorm(const RmsNormArgs& args, int64_t begin, int64_t end) {
-  WithElement(args.type, [&](auto* t) {
-    RmsNormRows<PointeeOf<decltype(t)>>(args, begin, end);
-  });
+  WithElement(args.type, [&](auto* t) { RmsNormRows<PointeeOf<decltype(t)>>(args, begin, end); });
 }
 void RmsNormDx(const RmsNormArgs& args, int64_t begin, int64_t end) {
-  WithElement(args.type, [&](auto* t) {
-    RmsNormRowsDx<PointeeOf<decltype(t)>>(args, begin, end);
-  });
+  WithElement(args.type, [&](auto* t) { RmsNormRowsDx<PointeeOf<decltype(t)>>(args, begin, end); });
 }
 void RmsNormDweight(const RmsNormArgs& args, int64_t rows, int64_t begin, int64_t end) {
   WithElement(args.type, [&](auto* t) {
@@ -133,9 +130,7 @@ void RotateTokens(const RotateArgs& args, int64_t begin, int64_t end) {
 }
 
 void Rotate(const RotateArgs& args, int64_t begin, int64_t end) {
-  WithElement(args.type, [&](auto* t) {
-    RotateTokens<PointeeOf<decltype(t)>>(args, begin, end);
-  });
+  WithElement(args.type, [&](auto* t) { RotateTokens<PointeeOf<decltype(t)>>(args, begin, end); });
 }
 
 ROLLCALL_INLINE Lanes Sigmoid(const Lanes& x) {
@@ -176,14 +171,12 @@ void SwiGluElementsBackward(const SwiGluArgs& args, int64_t begin, int64_t end) 
 }
 
 void SwiGlu(const SwiGluArgs& args, int64_t begin, int64_t end) {
-  WithElement(args.type, [&](auto* t) {
-    SwiGluElements<PointeeOf<decltype(t)>>(args, begin, end);
-  });
+  WithElement(args.type,
+              [&](auto* t) { SwiGluElements<PointeeOf<decltype(t)>>(args, begin, end); });
 }
 void SwiGluBackward(const SwiGluArgs& args, int64_t begin, int64_t end) {
-  WithElement(args.type, [&](auto* t) {
-    SwiGluElementsBackward<PointeeOf<decltype(t)>>(args, begin, end);
-  });
+  WithElement(args.type,
+              [&](auto* t) { SwiGluElementsBackward<PointeeOf<decltype(t)>>(args, begin, end); });
 }
 
 struct RowStatistics {
@@ -192,7 +185,8 @@ struct RowStatistics {
 };
 
 RowStatistics Summarize(const float* logits, int64_t vocab, float inverse_temperature) {
-  // About 256 additions a lane: the rounding of a block stays near 1e-6 however large the vocabulary.
+  // About 256 additions a lane: the rounding of a block stays near 1e-6 however large the
+  // vocabulary.
   constexpr int64_t kColumnBlock = 4096;
   const Lanes scale = SplatLanes(inverse_temperature);
   const float lowest = -__builtin_inff();

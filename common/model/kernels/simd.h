@@ -1,9 +1,10 @@
 #pragma once
 
-// Vectors of the instruction set this file is compiled for, and the few functions every kernel is written in.
-// Included only by the kernels_*.cc files. Everything is in an anonymous namespace and nothing of the standard
-// library is used, so that no inline function compiled for a wide instruction set can be linked into other code.
-// Contraction is off in those files: a fused multiply-add happens exactly where Fma is written.
+// Vectors of the instruction set this file is compiled for, and the few functions every kernel is
+// written in. Included only by the kernels_*.cc files. Everything is in an anonymous namespace and
+// nothing of the standard library is used, so that no inline function compiled for a wide
+// instruction set can be linked into other code. Contraction is off in those files: a fused
+// multiply-add happens exactly where Fma is written.
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -56,9 +57,7 @@ ROLLCALL_INLINE float Widen(uint16_t x) {
 }
 ROLLCALL_INLINE float Widen(float x) { return x; }
 
-ROLLCALL_INLINE Vec Load(const float* p) {
-  return *reinterpret_cast<const UnalignedVec*>(p);
-}
+ROLLCALL_INLINE Vec Load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 ROLLCALL_INLINE Vec Load(const uint16_t* p) {
   const VecH half = *reinterpret_cast<const UnalignedVecH*>(p);
   return (Vec)(__builtin_convertvector(half, VecU) << 16);
@@ -77,8 +76,7 @@ struct Lanes {
   Vec part[kParts];
 };
 
-#define ROLLCALL_EACH_PART(i)  \
-  _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
+#define ROLLCALL_EACH_PART(i) _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
 
 ROLLCALL_INLINE Lanes SplatLanes(float x) {
   Lanes r;
@@ -142,9 +140,9 @@ ROLLCALL_INLINE float LargestOf(const Lanes& x) {
   return largest;
 }
 
-// e^x to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, then the Taylor polynomial of degree 7
-// (truncation 0.3466^8 / 8! = 5e-9). Clamped to [-87, 88], where 2^n is a normal number: exp(-87) = 1.6e-38 stands for
-// everything below it. A NaN stays a NaN.
+// e^x to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, then the Taylor
+// polynomial of degree 7 (truncation 0.3466^8 / 8! = 5e-9). Clamped to [-87, 88], where 2^n is a
+// normal number: exp(-87) = 1.6e-38 stands for everything below it. A NaN stays a NaN.
 ROLLCALL_INLINE Vec Exp(Vec x) {
   x = x < Splat(-87.0f) ? Splat(-87.0f) : x;
   x = x > Splat(88.0f) ? Splat(88.0f) : x;

@@ -10,10 +10,21 @@ namespace rollcall::model::kernels {
 namespace {
 
 constexpr KernelTable MakeTable(const char* instruction_set, const char* arithmetic) {
-  return {instruction_set, arithmetic,     Pack,            Gemm,
-          RmsNorm,         RmsNormDx,      RmsNormDweight,  Rotate,
-          SwiGlu,          SwiGluBackward, PackedAttention, PackedAttentionBackward,
-          PagedAttention,  Score,          ScoreBackward};
+  return {instruction_set,
+          arithmetic,
+          Pack,
+          Gemm,
+          RmsNorm,
+          RmsNormDx,
+          RmsNormDweight,
+          Rotate,
+          SwiGlu,
+          SwiGluBackward,
+          PackedAttention,
+          PackedAttentionBackward,
+          PagedAttention,
+          Score,
+          ScoreBackward};
 }
 
 }  // namespace
