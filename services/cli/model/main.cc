@@ -1,0 +1,39 @@
+#include <functional>
+#include <iostream>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/base/shutdown.h"
+#include "services/cli/verify/verify.h"
+
+// rollcall-model: the commands of `rollcall` that load a model into their own process. `rollcall`
+// becomes this binary for them and itself starts without LibTorch.
+namespace {
+
+using Command = std::function<int(std::span<const std::string>)>;
+
+const std::map<std::string, Command>& Commands() {
+  static const std::map<std::string, Command> commands = {
+      {"verify", [](std::span<const std::string> arguments) {
+         return rollcall::verify::RunVerify(arguments, std::cout, std::cerr);
+       }}};
+  return commands;
+}
+
+int Usage() {
+  std::cerr << "usage: rollcall-model COMMAND …, where COMMAND is one of";
+  for (const auto& [name, command] : Commands()) std::cerr << " " << name;
+  std::cerr << "; each has --help\n";
+  return rollcall::kExitUsage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto command = arguments.empty() ? Commands().end() : Commands().find(arguments[0]);
+  if (command == Commands().end()) return Usage();
+  return command->second(std::span(arguments).subspan(1));
+}

@@ -1,0 +1,12 @@
+#include "services/cli/verify/suite.h"
+
+namespace rollcall::verify {
+
+std::vector<std::unique_ptr<Suite>> AllSuites() {
+  std::vector<std::unique_ptr<Suite>> suites;
+  suites.push_back(MakeModelsSuite());
+  suites.push_back(MakeGenerationSuite());
+  return suites;
+}
+
+}  // namespace rollcall::verify
