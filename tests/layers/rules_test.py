@@ -17,6 +17,7 @@ class IncludeFaultTest(unittest.TestCase):
             ("services/learner/main.cc", '"common/rpc/service_main.h"'),
             ("services/learner/batching/pack_test.cc", "<fstream>"),
             ("services/learner/batching/pack.cc", "<vector>"),
+            ("services/cli/verify/a.cc", '"services/generator/sampling/token_sampler.h"'),
         ]:
             self.assertIsNone(include_rules.include_fault(path, target), (path, target))
 
@@ -27,6 +28,8 @@ class IncludeFaultTest(unittest.TestCase):
             ("common/rpc/a.cc", '"services/learner/a.h"', "common may not include services"),
             ("common/novel/a.cc", "<vector>", "not in the table"),
             ("services/learner/a.cc", '"services/generator/a.h"', "learner may not include service generator"),
+            ("services/cli/verify/a.cc", '"services/generator/engine/a.h"', "may not include service generator"),
+            ("services/cli/train/a.cc", '"services/generator/sampling/a.h"', "may not include service generator"),
             ("services/reward/a.cc", '"tests/integration/a.h"', "only tests"),
             ("services/reward/rules/a.cc", '"rollcall/v1/verifier.grpc.pb.h"', "pure"),
             ("services/generator/scheduler/a.h", '"common/base/clock.h"', "pure"),
@@ -36,6 +39,10 @@ class IncludeFaultTest(unittest.TestCase):
     def test_links(self):
         self.assertIsNone(include_rules.link_fault("services/learner/CMakeLists.txt", "  rollcall::learner_data"))
         self.assertIsNone(include_rules.link_fault("services/learner/CMakeLists.txt", "  # rollcall::generator"))
+        self.assertIsNone(
+            include_rules.link_fault("services/cli/verify/CMakeLists.txt", "  rollcall::generator_sampling"))
+        self.assertIn("may not link", include_rules.link_fault("services/cli/verify/CMakeLists.txt",
+                                                               "rollcall::generator_engine"))
         self.assertIsNone(include_rules.link_fault("tests/e2e/CMakeLists.txt", "rollcall::generator"))
         self.assertIn("may not link", include_rules.link_fault("services/learner/CMakeLists.txt", "rollcall::generator_engine"))
         self.assertIn("may not link", include_rules.link_fault("common/rpc/CMakeLists.txt", "DEPS rollcall::reward"))
