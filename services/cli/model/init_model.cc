@@ -1,10 +1,14 @@
 #include "services/cli/model/init_model.h"
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "c10/core/Device.h"
 #include "common/base/file.h"
+#include "common/base/shutdown.h"
 #include "common/base/status.h"
 #include "common/checkpoint/hf_writer.h"
 #include "common/model/decoder.h"
@@ -34,6 +38,33 @@ absl::Status InitializeModelFolder(const std::string& folder, uint64_t seed, wir
                                               .dtype = dtype,
                                               .source_folder = folder});
   });
+}
+
+int RunInit(std::span<const std::string> arguments, std::ostream& out, std::ostream& errors) {
+  CLI::App app{"Make a model folder with random weights from the config.json in it",
+               "rollcall init"};
+  std::string folder;
+  uint64_t seed = 0;
+  std::string dtype = "float32";
+  app.add_option("folder", folder,
+                 "Folder that holds a config.json, and tokenizer files where there are any")
+      ->required();
+  app.add_option("--seed", seed, "Same seed, same weights")->capture_default_str();
+  app.add_option("--dtype", dtype, "Dtype of the stored weights")
+      ->check(CLI::IsMember({"float32", "bfloat16"}))
+      ->capture_default_str();
+  // CLI11 takes the arguments last first.
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  try {
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error, out, errors) == 0 ? kExitClean : kExitUsage;
+  }
+  const absl::Status status = InitializeModelFolder(
+      folder, seed, dtype == "bfloat16" ? wire::DType::kBFloat16 : wire::DType::kFloat32);
+  if (status.ok()) return kExitClean;
+  errors << "rollcall init: " << status.message() << "\n";
+  return status.code() == absl::StatusCode::kInternal ? kExitFailure : kExitUsage;
 }
 
 }  // namespace rollcall::cli

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <ostream>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -13,5 +15,9 @@ namespace rollcall::cli {
 // replaced as a whole, complete or not at all. ALREADY_EXISTS when it has weights; the statuses of
 // ModelConfig::FromJson.
 absl::Status InitializeModelFolder(const std::string& folder, uint64_t seed, wire::DType dtype);
+
+// `rollcall init DIR [--seed N] [--dtype float32|bfloat16]`. `arguments` are those after "init".
+// Returns the exit code.
+int RunInit(std::span<const std::string> arguments, std::ostream& out, std::ostream& errors);
 
 }  // namespace rollcall::cli

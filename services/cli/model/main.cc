@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/base/shutdown.h"
+#include "services/cli/model/init_model.h"
 #include "services/cli/verify/verify.h"
 
 // rollcall-model: the commands of `rollcall` that load a model into their own process. `rollcall`
@@ -16,8 +17,12 @@ using Command = std::function<int(std::span<const std::string>)>;
 
 const std::map<std::string, Command>& Commands() {
   static const std::map<std::string, Command> commands = {
-      {"verify", [](std::span<const std::string> arguments) {
+      {"verify",
+       [](std::span<const std::string> arguments) {
          return rollcall::verify::RunVerify(arguments, std::cout, std::cerr);
+       }},
+      {"init", [](std::span<const std::string> arguments) {
+         return rollcall::cli::RunInit(arguments, std::cout, std::cerr);
        }}};
   return commands;
 }
