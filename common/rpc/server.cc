@@ -24,8 +24,8 @@
 namespace rollcall::rpc {
 namespace {
 
-// How long a drained server waits for streams that only watch it before it cancels them.
-constexpr absl::Duration kWatcherGrace = absl::Milliseconds(50);
+// How long a drained server waits for what is left before it cancels it, again and again.
+constexpr absl::Duration kCancelInterval = absl::Milliseconds(50);
 
 int Milliseconds(absl::Duration duration) {
   return static_cast<int>(absl::ToInt64Milliseconds(duration));
@@ -106,14 +106,16 @@ absl::Status Server::Drain(absl::Time deadline) {
   server_->GetHealthCheckService()->Shutdown();
   absl::Notification done;
   std::thread shutdown([&] {
-    server_->Shutdown(absl::ToChronoTime(deadline));
+    // Without a limit of its own: were it to cancel at the deadline, a call that ends by that could
+    // pass for finished.
+    server_->Shutdown(absl::ToChronoTime(absl::InfiniteFuture()));
     done.Notify();
   });
   const bool idle = calls_->AwaitIdle(deadline);
-  // What is left are streams that watch health or reflection; gRPC would wait for them until the
-  // deadline. The interval lets the last answers leave, and ends a watcher that came between the
-  // cancel and the closing of the listener.
-  while (!done.WaitForNotificationWithTimeout(kWatcherGrace)) {
+  // What is left are calls past the deadline, or streams that watch health or reflection, for which
+  // gRPC would wait. The interval lets the last answers leave, and ends a call that came between
+  // the cancel and the closing of the listener.
+  while (!done.WaitForNotificationWithTimeout(kCancelInterval)) {
     grpc_server_cancel_all_calls(server_->c_server());
   }
   shutdown.join();
