@@ -63,8 +63,9 @@ function(rollcall_benchmark)
   add_dependencies(rollcall_benchmarks ${ARG_NAME})
 endfunction()
 
-# What every test may ask its environment for.
+# What every test may ask its environment for. Idle OpenMP threads sleep: tests share the cores.
 set(ROLLCALL_TEST_ENVIRONMENT
+  OMP_WAIT_POLICY=passive
   ROLLCALL_TEST_DATA=${ROLLCALL_TEST_DATA}
   ROLLCALL_SOURCE_DIR=${CMAKE_SOURCE_DIR}
   ROLLCALL_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}
