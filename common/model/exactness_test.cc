@@ -136,6 +136,12 @@ struct Case {
   int64_t heads, kv_heads, head_dim;
 };
 
+std::string CaseName(const ::testing::TestParamInfo<Case>& param) {
+  const Case& c = param.param;
+  return (c.dtype == at::kFloat ? "float32_" : "bfloat16_") + std::to_string(c.heads) + "heads_" +
+         std::to_string(c.kv_heads) + "kv_" + std::to_string(c.head_dim) + "dim";
+}
+
 class ExactnessTest : public ::testing::TestWithParam<Case> {
  protected:
   Decoder MakeDecoder() const {
@@ -226,7 +232,8 @@ INSTANTIATE_TEST_SUITE_P(All, ExactnessTest,
                                            Case{at::kBFloat16, 6, 2, 24},
                                            Case{at::kFloat, 4, 4, 20},
                                            Case{at::kBFloat16, 4, 4, 20},
-                                           Case{at::kFloat, 9, 1, 8}));
+                                           Case{at::kFloat, 9, 1, 8}),
+                         CaseName);
 
 TEST(CopyBlockTest, ForkedSequenceContinuesExactly) {
   Decoder decoder = RandomDecoder(SmallConfig(), at::kFloat, 12);

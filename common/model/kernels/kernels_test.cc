@@ -163,6 +163,25 @@ TEST(GemmTest, Bfloat16WidensAndRoundsOnce) {
   }
 }
 
+TEST(GemmTest, Bfloat16TiesGoToEven) {
+  for (InstructionSet set :
+       {InstructionSet::kPortable, InstructionSet::kAvx2, InstructionSet::kAvx512}) {
+    const KernelTable* table = KernelsFor(set);
+    if (table == nullptr) continue;
+    // Halfway between two bfloat16 numbers: 1 + 1/256 goes down to 1, 1 + 3/256 up to 1 + 4/256.
+    const std::vector<uint16_t> x = Bfloats({1.0f, 1.0f});
+    const std::vector<uint16_t> w =
+        Bfloats({1.0f, 1.0f / 256, 1.0f + 2.0f / 256, 1.0f / 256, std::nanf(""), 0.0f});
+    std::vector<uint16_t> panels(kPanelWidth * 2), y(3);
+    table->pack({w.data(), Element::kBFloat16, 3, 2, panels.data()}, 0, 1);
+    RunGemm(*table, {1, 3, 2, x.data(), Element::kBFloat16, 2, 1, panels.data(), Element::kBFloat16,
+                     0, y.data(), Element::kBFloat16, 3, false});
+    EXPECT_EQ(Widen(y[0]), 1.0f) << table->instruction_set;
+    EXPECT_EQ(Widen(y[1]), 1.0f + 4.0f / 256) << table->instruction_set;
+    EXPECT_TRUE(std::isnan(Widen(y[2]))) << table->instruction_set;
+  }
+}
+
 // The documented lane sum.
 float LaneSum(const std::function<float(int64_t, float)>& step, int64_t n) {
   float lane[kLanes] = {};
@@ -196,6 +215,63 @@ TEST(RmsNormTest, SquareSumIsTheLaneSum) {
         }
       }
     }
+  }
+}
+
+// The documented exponential, one number at a time.
+float ScalarExp(float x) {
+  x = std::min(88.0f, std::max(-87.0f, x));
+  const float n = std::fma(x, 1.44269504f, 12582912.0f) - 12582912.0f;
+  const float r = std::fma(n, -1.42860677e-6f, std::fma(n, -0.693145752f, x));
+  float p = 1.0f / 5040;
+  for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
+    p = std::fma(p, r, c);
+  }
+  return std::ldexp(p, static_cast<int>(n));
+}
+
+TEST(AttentionTest, EveryRowIsTheDocumentedChain) {
+  const int64_t tokens = 45, heads = 4, kv_heads = 2, head_dim = 20;
+  const std::vector<float> q = Normals(tokens * heads * head_dim, 30);
+  const std::vector<float> k = Normals(tokens * kv_heads * head_dim, 31);
+  const std::vector<float> v = Normals(tokens * kv_heads * head_dim, 32);
+  std::vector<float> expected(q.size());
+  for (int64_t i = 0; i < tokens; ++i) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const auto row = [&](const std::vector<float>& x, int64_t token) {
+        return x.data() + (token * kv_heads + h / 2) * head_dim;
+      };
+      const float* query = q.data() + (i * heads + h) * head_dim;
+      std::vector<float> scores(i + 1, 0.0f);
+      for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t c = 0; c < head_dim; ++c) {
+          scores[j] = std::fma(query[c], row(k, j)[c], scores[j]);
+        }
+        scores[j] *= 0.3f;
+      }
+      const float largest = *std::max_element(scores.begin(), scores.end());
+      for (float& score : scores) score = ScalarExp(score - largest);
+      const float total = LaneSum([&](int64_t j, float lane) { return lane + scores[j]; }, i + 1);
+      for (int64_t c = 0; c < head_dim; ++c) {
+        float sum = 0;
+        for (int64_t j = 0; j <= i; ++j) sum = std::fma(scores[j], row(v, j)[c], sum);
+        expected[(i * heads + h) * head_dim + c] = sum * (1.0f / total);
+      }
+    }
+  }
+  for (const KernelTable* table : FusedTables()) {
+    std::vector<float> out(q.size());
+    PackedAttentionArgs args{};
+    args.shape = {heads, kv_heads, head_dim, 0.3f, Element::kFloat32};
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    args.out = out.data();
+    Scratch scratch(PackedAttentionScratch(args.shape, tokens, false));
+    for (int64_t h = 0; h < kv_heads; ++h) {
+      table->packed_attention(args, 0, tokens, h, scratch.data());
+    }
+    EXPECT_EQ(out, expected) << table->instruction_set;
   }
 }
 
