@@ -63,6 +63,7 @@ class Generator final : public rpc::HostedService {
 
 absl::StatusOr<std::unique_ptr<rpc::HostedService>> MakeGenerator(
     const rpc::ServiceContext& context) {
+  ROLLCALL_RETURN_IF_ERROR(CheckConfig(context.config));
   return std::make_unique<Generator>(context);
 }
 

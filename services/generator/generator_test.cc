@@ -316,6 +316,51 @@ TEST_F(GeneratorTest, HostileRequestsAreRefusedAndTheServerLivesOn) {
   EXPECT_TRUE(server_->Generate(Request(1, 10, 2, 5)).status.ok());
 }
 
+// One call of a client that misbehaves in a random way.
+void CallUnruly(GeneratorServer& server, uint64_t seed) {
+  PhiloxStream random(seed, 1);
+  v1::GenerateRequest request = Request(seed, 1 + static_cast<uint32_t>(random.Below(100)),
+                                        1 + static_cast<uint32_t>(random.Below(8)),
+                                        1 + static_cast<uint32_t>(random.Below(200)));
+  grpc::ClientContext context;
+  GeneratorServer::SetDeadline(&context);
+  const uint64_t kind = random.Below(4);
+  if (kind == 0) request.set_prompt_token_ids(0, static_cast<uint32_t>(random.Next32()) | 128u);
+  if (kind == 1) {
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Microseconds(random.Below(20000))));
+  }
+  const auto reader = server.generator().Generate(&context, request);
+  v1::GenerateResponse message;
+  const uint64_t cancel_after = kind == 2 ? random.Below(5) : 1000000;
+  for (uint64_t reads = 0; reads < cancel_after && reader->Read(&message); ++reads) continue;
+  if (kind == 2) context.TryCancel();
+  if (kind == 2 && random.Below(2) == 0) return;  // the reader is dropped unfinished
+  const grpc::Status status = reader->Finish();
+  if (kind == 0) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  } else if (kind == 3) {
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+}
+
+TEST_F(GeneratorTest, SurvivesACrowdOfUnrulyClients) {
+  Serve({"generator.kv_cache_bytes=3000000", "generator.max_running_samples=48"});
+  const v1::GenerateRequest request = Request(9, 37, 4, 60);
+  const Outcome before = server_->Generate(request);
+  std::vector<std::thread> clients;
+  for (uint64_t client = 0; client < 24; ++client) {
+    clients.emplace_back([this, client] {
+      for (uint64_t call = 0; call < 8; ++call) CallUnruly(*server_, client * 100 + call);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(SameSamples(before, server_->Generate(request)));
+  EXPECT_TRUE(server_->AwaitState([](const v1::ServerState& state) {
+    return state.running_samples() + state.waiting_samples() == 0 &&
+           state.kv_tokens_free() == state.kv_tokens_total();
+  }));
+}
+
 TEST_F(GeneratorTest, FullQueueSaysWhenToRetry) {
   Serve({"generator.max_running_samples=1", "generator.max_waiting_samples=8"});
   grpc::ClientContext context;

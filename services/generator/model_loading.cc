@@ -21,6 +21,9 @@
 namespace rollcall::generator {
 namespace {
 
+// Tokens that the attention kernels take at once.
+constexpr uint32_t kBlockTile = 16;
+
 struct Source {
   model::ModelConfig config;
   std::optional<checkpoint::HfFolder> folder;  // with weights
@@ -57,11 +60,6 @@ absl::StatusOr<model::Decoder> MakeDecoder(const v1::RunConfig& config, const So
 absl::StatusOr<int64_t> CountBlocks(const v1::GeneratorSection& section,
                                     const model::ModelConfig& config, at::ScalarType dtype) {
   const int64_t block_tokens = section.kv_block_tokens();
-  if (block_tokens % 16 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "generator.kv_block_tokens: must be a multiple of 16 (the kernels' tile), got ",
-        block_tokens));
-  }
   const int64_t block_bytes = model::KvCache::BytesPerBlock(config, block_tokens, dtype);
   const int64_t affordable =
       static_cast<int64_t>(section.kv_cache_bytes() / static_cast<uint64_t>(block_bytes));
@@ -121,6 +119,13 @@ absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadTokenizer(const std::
 }
 
 }  // namespace
+
+absl::Status CheckConfig(const v1::RunConfig& config) {
+  const uint32_t block_tokens = config.generator().kv_block_tokens();
+  if (block_tokens % kBlockTile == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "generator.kv_block_tokens: expected a multiple of ", kBlockTile, ", got ", block_tokens));
+}
 
 absl::StatusOr<LoadedModel> LoadModel(const v1::RunConfig& config) {
   const v1::GeneratorSection& section = config.generator();

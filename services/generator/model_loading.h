@@ -26,6 +26,9 @@ struct LoadedModel {
   SchedulerOptions scheduler;
 };
 
+// What can be said of the configuration without reading the model. INVALID_ARGUMENT names the field.
+absl::Status CheckConfig(const v1::RunConfig& config);
+
 // Reads model.path, and makes the model and its key/value cache by the `generator` section.
 // INVALID_ARGUMENT names the configuration field that cannot work; other statuses are those of the
 // folder's readers. Blocks on the disk.

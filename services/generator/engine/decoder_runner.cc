@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/model/attention_context.h"
+#include "common/model/parallel.h"
 #include "common/model/scoring.h"
 #include "common/tensor/bridge.h"
 #include "common/tensor/torch_call.h"
@@ -65,6 +66,12 @@ float DecoderRunner::TokenLogProb(std::span<const float> logits, double temperat
                                   uint32_t token) const {
   return model::TokenLogProb(logits.data(), static_cast<int64_t>(logits.size()), temperature,
                              token);
+}
+
+void DecoderRunner::Parallel(size_t count, size_t work, absl::FunctionRef<void(size_t)> task) {
+  model::ParallelTasks(static_cast<int64_t>(count), /*scratch_floats=*/0,
+                       static_cast<int64_t>(work),
+                       [&](int64_t i, float*) { task(static_cast<size_t>(i)); });
 }
 
 absl::Status DecoderRunner::LoadWeights(const StagedWeights& weights) {

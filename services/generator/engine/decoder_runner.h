@@ -26,6 +26,7 @@ class DecoderRunner final : public ModelRunner {
   absl::StatusOr<std::span<const float>> Logits(std::span<const uint32_t> rows) override;
   float TokenLogProb(std::span<const float> logits, double temperature,
                      uint32_t token) const override;
+  void Parallel(size_t count, size_t work, absl::FunctionRef<void(size_t)> task) override;
   absl::Status LoadWeights(const StagedWeights& weights) override;
   uint32_t vocab_size() const override;
 

@@ -15,6 +15,9 @@ namespace {
 // one.
 constexpr size_t kMaxLogits = (size_t{16} << 20) / sizeof(float);
 
+// Multiply-adds that drawing costs per entry of the vocabulary: two exponentials and their sums.
+constexpr size_t kDrawWork = 50;
+
 // Weight of the newest step in the moving average of finished samples per second.
 constexpr double kRateDecay = 0.02;
 
@@ -245,28 +248,39 @@ absl::Status Engine::DrawAll(const StepPlan& plan, std::vector<SampleId>* finish
       rows.push_back(plan.draws[end].row);
     }
     ROLLCALL_ASSIGN_OR_RETURN(const std::span<const float> logits, runner_->Logits(rows));
-    for (; begin < end; ++begin) {
-      const StepDraw& draw = plan.draws[begin];
+    std::vector<absl::StatusOr<Drawn>> drawn(end - begin, absl::StatusOr<Drawn>(Drawn{}));
+    runner_->Parallel(drawn.size(), drawn.size() * vocab * kDrawWork, [&](size_t i) {
+      const StepDraw& draw = plan.draws[begin + i];
       const size_t index = static_cast<size_t>(logits_index_of_row_[draw.row]);
-      ROLLCALL_ASSIGN_OR_RETURN(const bool ended,
-                                DrawOne(draw, logits.subspan(index * vocab, vocab)));
-      if (ended) finished->push_back(draw.sample);
+      drawn[i] = DrawOne(draw, logits.subspan(index * vocab, vocab));
+    });
+    for (const absl::StatusOr<Drawn>& result : drawn) {
+      ROLLCALL_RETURN_IF_ERROR(result.status());
+      const SampleId id = plan.draws[begin++].sample;
+      const Running& running = requests_.at(request_of_sample_.at(id));
+      ROLLCALL_ASSIGN_OR_RETURN(
+          const bool ended,
+          running.request->Append(static_cast<uint32_t>(id - running.first_sample), result->sampled,
+                                  result->logprob, *version_));
+      if (ended) finished->push_back(id);
     }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Engine::DrawOne(const StepDraw& draw, std::span<const float> logits) {
+absl::StatusOr<Engine::Drawn> Engine::DrawOne(const StepDraw& draw,
+                                              std::span<const float> logits) const {
+  thread_local TokenSampler sampler;
   const Running& running = requests_.at(request_of_sample_.at(draw.sample));
-  ActiveRequest& request = *running.request;
+  const ActiveRequest& request = *running.request;
   const uint32_t slot = static_cast<uint32_t>(draw.sample - running.first_sample);
   const SamplingOptions& options = request.request().sampling;
+  Drawn drawn;
   ROLLCALL_ASSIGN_OR_RETURN(
-      const SampledToken sampled,
-      sampler_.Sample(logits, options, request.UniformAt(slot, draw.position)));
+      drawn.sampled, sampler.Sample(logits, options, request.UniformAt(slot, draw.position)));
   const double temperature = options.temperature == 0 ? 1.0 : options.temperature;
-  const float logprob = runner_->TokenLogProb(logits, temperature, sampled.token);
-  return request.Append(slot, sampled, logprob, *version_);
+  drawn.logprob = runner_->TokenLogProb(logits, temperature, drawn.sampled.token);
+  return drawn;
 }
 
 void Engine::FailPlanned(const StepPlan& plan, const absl::Status& status) {

@@ -127,7 +127,12 @@ class Engine {
   absl::Status RunModel(const StepPlan& plan);
   // Draws the plan's tokens; ids of samples that are complete now go to `finished`.
   absl::Status DrawAll(const StepPlan& plan, std::vector<SampleId>* finished);
-  absl::StatusOr<bool> DrawOne(const StepDraw& draw, std::span<const float> logits);
+  // A drawn token and its log-prob. Called by several threads at once.
+  struct Drawn {
+    SampledToken sampled;
+    float logprob = 0;
+  };
+  absl::StatusOr<Drawn> DrawOne(const StepDraw& draw, std::span<const float> logits) const;
   void FailPlanned(const StepPlan& plan, const absl::Status& status);
   void Finish(std::map<RequestId, Running>::iterator it, const absl::Status& status);
   void FailAll(const absl::Status& status);
@@ -141,7 +146,6 @@ class Engine {
 
   // The engine thread's own.
   Scheduler scheduler_;
-  TokenSampler sampler_;
   std::optional<v1::PolicyVersion> version_;
   std::map<RequestId, Running> requests_;
   std::unordered_map<SampleId, RequestId> request_of_sample_;

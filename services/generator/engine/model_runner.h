@@ -34,6 +34,13 @@ class ModelRunner {
   virtual float TokenLogProb(std::span<const float> logits, double temperature,
                              uint32_t token) const = 0;
 
+  // Runs task(i) for each i in [0, count), on the model's compute threads where `work`, the number of
+  // multiply-adds of all together, is worth it. Tasks must write disjoint results.
+  virtual void Parallel(size_t count, size_t work, absl::FunctionRef<void(size_t)> task) {
+    (void)work;
+    for (size_t i = 0; i < count; ++i) task(i);
+  }
+
   // Replaces all parameters. The weights were checked against the model. After an error the
   // parameters are undefined.
   virtual absl::Status LoadWeights(const StagedWeights& weights) = 0;
