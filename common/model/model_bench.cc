@@ -130,5 +130,3 @@ BENCHMARK(BM_Decode)
 
 }  // namespace
 }  // namespace rollcall::model
-
-BENCHMARK_MAIN();
