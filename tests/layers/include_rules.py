@@ -34,8 +34,9 @@ IMPURE_INCLUDE = re.compile(
 # `rollcall verify` compares the services' own arithmetic with golden numbers: it alone may use these folders and
 # libraries, which are pure functions without RPC or threads.
 VERIFY = "services/cli/verify/"
-VERIFY_INCLUDES = ("services/generator/sampling/",)
-VERIFY_LINKS = ("generator_sampling",)
+VERIFY_INCLUDES = ("services/generator/sampling/", "services/learner/trainer/adamw.h",
+                   "services/learner/trainer/gradient_norm.h")
+VERIFY_LINKS = ("generator_sampling", "learner_trainer")
 
 TORCH_INCLUDE = re.compile(r"^<(ATen|c10|torch|caffe2)/")
 INCLUDE = re.compile(r'^\s*#\s*include\s+(<[^>]+>|"[^"]+")')

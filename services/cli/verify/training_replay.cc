@@ -1,8 +1,6 @@
 #include "services/cli/verify/training_replay.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "services/learner/trainer/adamw.h"
+#include "services/learner/trainer/gradient_norm.h"
 
 // Tolerances: shared/data/golden/README.md, table of section "models".
 namespace rollcall::verify {
@@ -56,13 +56,12 @@ absl::StatusOr<double> LossAndGradients(ModelRunner& runner,
   return loss.item<double>();
 }
 
-double GradientNorm(const std::vector<tensor::NamedTensor>& parameters) {
-  double sum = 0;
+std::vector<at::Tensor> Gradients(const std::vector<tensor::NamedTensor>& parameters) {
+  std::vector<at::Tensor> gradients;
   for (const tensor::NamedTensor& parameter : parameters) {
-    const double norm = parameter.tensor.grad().to(at::kDouble).norm().item<double>();
-    sum += norm * norm;
+    gradients.push_back(parameter.tensor.grad());
   }
-  return std::sqrt(sum);
+  return gradients;
 }
 
 // Of the largest relative error of entries against golden summaries and full tensors.
@@ -112,72 +111,33 @@ absl::Status CompareGradients(ModelRunner& runner, const Json& expected,
   if (errors.has_full) {
     report.Compare("gradient, every entry", errors.full, kGradientEntry, "relative beyond 1e-6");
   }
-  report.Compare(
-      "gradient norm",
-      RelativeDifference(GradientNorm(parameters), expected.value("grad_norm", std::nan(""))),
-      kGradientNorm, "relative");
+  report.Compare("gradient norm",
+                 RelativeDifference(learner::GlobalNorm(Gradients(parameters)),
+                                    expected.value("grad_norm", std::nan(""))),
+                 kGradientNorm, "relative");
   return absl::OkStatus();
 }
 
-struct AdamWSettings {
-  double lr = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0, clip = 0;
+struct StepSettings {
+  v1::OptimizerSection optimizer;
+  double lr = 0;
+  double clip = 0;  // of the gradient norm
 };
 
-// Decoupled weight decay, Loshchilov and Hutter, arXiv 1711.05101, algorithm 2, as
-// torch.optim.AdamW rounds it.
-class AdamW {
- public:
-  AdamW(const AdamWSettings& settings, const std::vector<tensor::NamedTensor>& parameters)
-      : settings_(settings), parameters_(parameters) {
-    for (const tensor::NamedTensor& parameter : parameters) {
-      first_.push_back(at::zeros_like(parameter.tensor));
-      second_.push_back(at::zeros_like(parameter.tensor));
-    }
-  }
-
-  // Clips the gradients, whose norm over all parameters is `norm`, and applies them.
-  void Step(double norm) {
-    const at::NoGradGuard no_grad;
-    const double scale = std::min(1.0, settings_.clip / (norm + 1e-6));
-    ++step_;
-    const double correction1 = 1 - std::pow(settings_.beta1, step_);
-    const double correction2 = 1 - std::pow(settings_.beta2, step_);
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      at::Tensor parameter = parameters_[i].tensor;
-      const at::Tensor gradient = parameter.grad().mul(scale);
-      parameter.mul_(1 - settings_.lr * settings_.weight_decay);
-      first_[i].lerp_(gradient, 1 - settings_.beta1);
-      second_[i].mul_(settings_.beta2).addcmul_(gradient, gradient, 1 - settings_.beta2);
-      const at::Tensor denominator =
-          second_[i].sqrt().div_(std::sqrt(correction2)).add_(settings_.epsilon);
-      parameter.addcdiv_(first_[i], denominator, -settings_.lr / correction1);
-    }
-  }
-
- private:
-  const AdamWSettings settings_;
-  const std::vector<tensor::NamedTensor>& parameters_;
-  std::vector<at::Tensor> first_, second_;
-  int step_ = 0;
-};
-
-absl::StatusOr<AdamWSettings> SettingsFromJson(const Json& adamw) {
+absl::StatusOr<StepSettings> SettingsFromJson(const Json& adamw) {
   const Json settings = adamw.value("settings", Json::object());
-  const auto number = [&](const char* name) { return settings.value(name, std::nan("")); };
-  AdamWSettings result{.lr = number("lr"),
-                       .beta1 = std::nan(""),
-                       .beta2 = std::nan(""),
-                       .epsilon = number("eps"),
-                       .weight_decay = number("weight_decay"),
-                       .clip = adamw.value("grad_clip", std::nan(""))};
   const Json betas = settings.value("betas", Json());
-  if (betas.is_array() && betas.size() == 2) {
-    result.beta1 = betas[0].get<double>();
-    result.beta2 = betas[1].get<double>();
-  }
-  const double all =
-      result.lr + result.beta1 + result.beta2 + result.epsilon + result.weight_decay + result.clip;
-  if (std::isnan(all)) return absl::InvalidArgumentError("adamw: a setting is missing");
+  const auto number = [&](const char* name) { return settings.value(name, std::nan("")); };
+  StepSettings result{
+      .optimizer = {}, .lr = number("lr"), .clip = adamw.value("grad_clip", std::nan(""))};
+  result.optimizer.set_epsilon(number("eps"));
+  result.optimizer.set_weight_decay(number("weight_decay"));
+  const bool complete = betas.is_array() && betas.size() == 2 && !std::isnan(result.lr) &&
+                        !std::isnan(result.clip) && !std::isnan(number("eps")) &&
+                        !std::isnan(number("weight_decay"));
+  if (!complete) return absl::InvalidArgumentError("adamw: a setting is missing");
+  result.optimizer.set_beta1(betas[0].get<double>());
+  result.optimizer.set_beta2(betas[1].get<double>());
   return result;
 }
 
@@ -210,19 +170,22 @@ absl::Status CompareParameters(ModelRunner& runner, const Json& summaries, Repor
 
 absl::Status ReplaySteps(ModelRunner& runner, const std::vector<at::Tensor>& sequences,
                          const Json& adamw, Report& report) {
-  ROLLCALL_ASSIGN_OR_RETURN(const AdamWSettings settings, SettingsFromJson(adamw));
-  AdamW optimizer(settings, runner.decoder().parameters());
+  ROLLCALL_ASSIGN_OR_RETURN(const StepSettings settings, SettingsFromJson(adamw));
+  const auto& parameters = runner.decoder().parameters();
+  learner::AdamW optimizer(parameters, settings.optimizer);
   double losses = 0, norms = 0;
   const Json steps = adamw.value("steps", Json::array());
   if (steps.empty()) return absl::InvalidArgumentError("adamw: no steps");
   for (const Json& step : steps) {
     ROLLCALL_ASSIGN_OR_RETURN(const double loss, LossAndGradients(runner, sequences));
-    const double norm = GradientNorm(runner.decoder().parameters());
+    const std::vector<at::Tensor> gradients = Gradients(parameters);
+    const double norm = learner::GlobalNorm(gradients);
     const double expected_loss = step.value("loss_before", std::nan(""));
     const double expected_norm = step.value("grad_norm_before_clip", std::nan(""));
     losses = std::max(losses, AbsoluteDifference(loss, expected_loss));
     norms = std::max(norms, RelativeDifference(norm, expected_norm));
-    optimizer.Step(norm);
+    learner::ClipToNorm(gradients, norm, settings.clip);
+    optimizer.Update(gradients, settings.lr);
   }
   ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor after, TokenMeanLoss(runner, sequences));
   losses = std::max(

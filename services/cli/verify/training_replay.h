@@ -13,8 +13,9 @@
 namespace rollcall::verify {
 
 // Replays the training part of a model case on the packed path: the gradient of the token-mean
-// cross-entropy over all sequences, then AdamW steps with the recorded settings, comparing losses,
-// norms, gradients and the parameters at the end. Changes the runner's parameters.
+// cross-entropy over all sequences, then steps of the learner's AdamW with the recorded settings,
+// comparing losses, norms, gradients and the parameters at the end. Changes the runner's
+// parameters.
 absl::Status ReplayTraining(ModelRunner& runner, const std::vector<at::Tensor>& sequences,
                             const nlohmann::json& expected, const GoldenTensors& tensors,
                             Report& report);
