@@ -1,11 +1,12 @@
-#include <functional>
 #include <iostream>
 #include <map>
+#include <ostream>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "common/base/shutdown.h"
+#include "services/cli/inspect/inspect.h"
 #include "services/cli/model/init_model.h"
 #include "services/cli/verify/verify.h"
 
@@ -13,17 +14,13 @@
 // becomes this binary for them and itself starts without LibTorch.
 namespace {
 
-using Command = std::function<int(std::span<const std::string>)>;
+using Command = int (*)(std::span<const std::string>, std::ostream&, std::ostream&);
 
 const std::map<std::string, Command>& Commands() {
   static const std::map<std::string, Command> commands = {
-      {"verify",
-       [](std::span<const std::string> arguments) {
-         return rollcall::verify::RunVerify(arguments, std::cout, std::cerr);
-       }},
-      {"init", [](std::span<const std::string> arguments) {
-         return rollcall::cli::RunInit(arguments, std::cout, std::cerr);
-       }}};
+      {"init", rollcall::cli::RunInit},
+      {"inspect", rollcall::inspect::RunInspect},
+      {"verify", rollcall::verify::RunVerify}};
   return commands;
 }
 
@@ -40,5 +37,5 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   const auto command = arguments.empty() ? Commands().end() : Commands().find(arguments[0]);
   if (command == Commands().end()) return Usage();
-  return command->second(std::span(arguments).subspan(1));
+  return command->second(std::span(arguments).subspan(1), std::cout, std::cerr);
 }

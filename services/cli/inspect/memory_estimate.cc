@@ -1,0 +1,126 @@
+#include "services/cli/inspect/memory_estimate.h"
+
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/model/kv_cache.h"
+#include "common/tensor/bridge.h"
+
+namespace rollcall::inspect {
+namespace {
+
+constexpr int64_t kPanelRows =
+    32;  // a packed matrix is filled up to a multiple of this (kernels::PackArgs)
+constexpr int64_t kFloat = 4;  // bytes
+
+int64_t QuerySize(const model::ModelConfig& config) { return config.num_heads * config.head_dim; }
+int64_t KeySize(const model::ModelConfig& config) { return config.num_kv_heads * config.head_dim; }
+
+int64_t Panel(int64_t rows, int64_t columns) {
+  return (rows + kPanelRows - 1) / kPanelRows * kPanelRows * columns;
+}
+
+// Elements of all matrices as the kernels pack them: those of the blocks and the output matrix.
+int64_t PackedElements(const model::ModelConfig& config) {
+  const int64_t hidden = config.hidden_size, inner = config.intermediate_size;
+  const int64_t query = QuerySize(config), key = KeySize(config);
+  const int64_t block = Panel(query, hidden) + 2 * Panel(key, hidden) + Panel(hidden, query) +
+                        2 * Panel(inner, hidden) + Panel(hidden, inner);
+  return config.num_layers * block + Panel(config.vocab_size, hidden);
+}
+
+MemoryItem PerElement(const std::string& name, int64_t elements, int64_t bytes,
+                      const std::string& of) {
+  return {name, absl::StrCat(Grouped(elements), " ", of, " x ", bytes, " B"), elements * bytes};
+}
+
+void AddWeights(const model::ModelConfig& config, const MemoryAssumptions& assumptions,
+                MemoryEstimate& estimate) {
+  const auto width = static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
+  estimate.items.push_back(PerElement("weights", config.ParameterCount(), width, "parameters"));
+  if (!assumptions.packed_matrices) return;
+  estimate.items.push_back(
+      PerElement("packed matrices", PackedElements(config), width, "elements"));
+}
+
+// Elements that one token leaves for the backward pass (the tensors that common/model/operators.cc
+// saves, each once). A block: its input, the input of the MLP's norm, both norms' results; rotated
+// queries and keys, values, the attention's result; gate, up, and their product. The end: the final
+// norm's input and result. Attention probabilities and logits are computed again.
+int64_t ActivationElements(const model::ModelConfig& config) {
+  const int64_t block = 4 * config.hidden_size + 2 * QuerySize(config) + 2 * KeySize(config) +
+                        3 * config.intermediate_size;
+  return config.num_layers * block + 2 * config.hidden_size;
+}
+
+}  // namespace
+
+int64_t MemoryEstimate::Total() const {
+  int64_t total = 0;
+  for (const MemoryItem& item : items) total += item.bytes;
+  return total;
+}
+
+MemoryEstimate ServingMemory(const model::ModelConfig& config,
+                             const MemoryAssumptions& assumptions) {
+  MemoryEstimate estimate;
+  AddWeights(config, assumptions, estimate);
+  constexpr int64_t kBlock = 16;  // tokens; any block size gives the same bytes a token
+  const int64_t block_bytes =
+      model::KvCache::BytesPerBlock(config, kBlock, tensor::ScalarTypeOf(assumptions.dtype));
+  const int64_t blocks = (assumptions.tokens + kBlock - 1) / kBlock;
+  estimate.items.push_back({"KV cache",
+                            absl::StrCat(Grouped(block_bytes / kBlock), " B a token x ",
+                                         Grouped(blocks * kBlock), " tokens"),
+                            block_bytes * blocks});
+  return estimate;
+}
+
+MemoryEstimate TrainingMemory(const model::ModelConfig& config,
+                              const MemoryAssumptions& assumptions) {
+  const auto width = static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
+  const int64_t parameters = config.ParameterCount();
+  MemoryEstimate estimate;
+  AddWeights(config, assumptions, estimate);
+  if (assumptions.dtype != wire::DType::kFloat32) {
+    estimate.items.push_back(PerElement("float32 masters", parameters, kFloat, "parameters"));
+  }
+  estimate.items.push_back(PerElement("gradients", parameters, kFloat, "parameters"));
+  estimate.items.push_back(PerElement("AdamW's moments", parameters, 2 * kFloat, "parameters"));
+  estimate.items.push_back(PerElement("copy to publish", parameters, width, "parameters"));
+  const int64_t token = ActivationElements(config) * width;
+  estimate.items.push_back(
+      {"activations",
+       absl::StrCat(Grouped(token), " B a token x ", Grouped(assumptions.tokens), " tokens"),
+       token * assumptions.tokens});
+  return estimate;
+}
+
+std::string Grouped(int64_t number) {
+  const std::string digits = absl::StrCat(number);
+  std::string grouped;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    const bool starts_group = i > 0 && digits[i - 1] != '-' && (digits.size() - i) % 3 == 0;
+    if (starts_group) grouped += ',';
+    grouped += digits[i];
+  }
+  return grouped;
+}
+
+std::string HumanBytes(int64_t bytes) {
+  static constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  if (unit == 0) return absl::StrCat(bytes, " B");
+  return absl::StrFormat(value < 10    ? "%.2f %s"
+                         : value < 100 ? "%.1f %s"
+                                       : "%.0f %s",
+                         value, kUnits[unit]);
+}
+
+}  // namespace rollcall::inspect

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/model/model_config.h"
+#include "common/wire/dtype.h"
+
+namespace rollcall::inspect {
+
+// One thing that takes memory, with the arithmetic that gives its size.
+struct MemoryItem {
+  std::string name;        // "KV cache"
+  std::string arithmetic;  // "1,280 B a token x 512 tokens"
+  int64_t bytes = 0;
+};
+
+struct MemoryEstimate {
+  std::vector<MemoryItem> items;
+  int64_t Total() const;
+};
+
+// What the estimates assume.
+struct MemoryAssumptions {
+  wire::DType dtype = wire::DType::kFloat32;  // of weights and activations
+  bool packed_matrices = true;  // the CPU kernels keep a second, packed copy of each matrix
+  int64_t tokens = 0;           // serving: held in the cache; training: in one micro-batch
+};
+
+// A generator: weights, packed matrices, KV cache. Scratch memory and what LibTorch itself takes
+// are not in it.
+MemoryEstimate ServingMemory(const model::ModelConfig& config,
+                             const MemoryAssumptions& assumptions);
+
+// A learner without its reference: weights, float32 masters where the weights are narrower, float32
+// gradients, two float32 moments of AdamW, the copy being published, and the activations that the
+// backward pass keeps.
+MemoryEstimate TrainingMemory(const model::ModelConfig& config,
+                              const MemoryAssumptions& assumptions);
+
+// "1,048,576": digits in groups of three.
+std::string Grouped(int64_t number);
+
+// "1.0 MiB", "3.2 GiB": three significant figures at most.
+std::string HumanBytes(int64_t bytes);
+
+}  // namespace rollcall::inspect

@@ -1,0 +1,67 @@
+#include "services/cli/inspect/model_description.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/checkpoint/hf_folder.h"
+#include "common/text/tokenizer.h"
+
+namespace rollcall::inspect {
+namespace {
+
+using Json = nlohmann::json;
+
+void DescribeConfig(const checkpoint::HfFolder& files, ModelDescription& description) {
+  const Json json = Json::parse(files.config_json(), nullptr, /*allow_exceptions=*/false);
+  const Json family = json.value("model_type", Json());
+  if (family.is_string()) description.family = family.get<std::string>();
+  for (const Json& architecture : json.value("architectures", Json::array())) {
+    if (architecture.is_string())
+      description.architectures.push_back(architecture.get<std::string>());
+  }
+  absl::StatusOr<model::ModelConfig> config =
+      model::ModelConfig::FromJson(files.config_json(), absl::StrCat(files.path(), "/config.json"));
+  if (config.ok()) {
+    description.config = *std::move(config);
+    description.eos_token_ids = description.config->eos_token_ids;
+  } else {
+    description.unsupported_reason = std::string(config.status().message());
+  }
+}
+
+void DescribeTensors(const checkpoint::HfFolder& files, ModelDescription& description) {
+  for (const checkpoint::TensorView* tensor : files.tensors()) {
+    const auto elements = static_cast<int64_t>(tensor->bytes.size() / wire::SizeOf(tensor->dtype));
+    ++description.tensors;
+    description.parameters += elements;
+    description.bytes += static_cast<int64_t>(tensor->bytes.size());
+    description.elements_by_dtype[std::string(wire::Name(tensor->dtype))] += elements;
+  }
+}
+
+void DescribeTokenizer(ModelDescription& description) {
+  const auto tokenizer = text::Tokenizer::Load(description.folder);
+  if (!tokenizer.ok()) {
+    description.tokenizer_problem = std::string(tokenizer.status().message());
+    return;
+  }
+  description.tokenizer_vocabulary = (*tokenizer)->vocab_size();
+  description.has_chat_template = (*tokenizer)->has_chat_template();
+  const auto& ids = (*tokenizer)->eos_ids();
+  if (!ids.empty()) description.eos_token_ids.assign(ids.begin(), ids.end());
+}
+
+}  // namespace
+
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& folder) {
+  ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder files, checkpoint::HfFolder::Open(folder));
+  ModelDescription description;
+  description.folder = folder;
+  DescribeConfig(files, description);
+  DescribeTensors(files, description);
+  DescribeTokenizer(description);
+  return description;
+}
+
+}  // namespace rollcall::inspect

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/model/model_config.h"
+
+namespace rollcall::inspect {
+
+// What a Hugging Face folder holds, read from its files without loading the weights.
+struct ModelDescription {
+  std::string folder;
+  std::string family;                        // config.json's model_type; "" where it has none
+  std::vector<std::string> architectures;    // as config.json lists them
+  std::optional<model::ModelConfig> config;  // nullopt: this build does not offer the model
+  std::string unsupported_reason;            // why not
+
+  int64_t tensors = 0;
+  int64_t parameters = 0;  // elements of all tensors
+  int64_t bytes = 0;
+  std::map<std::string, int64_t> elements_by_dtype;  // "bfloat16" -> elements
+
+  // nullopt: no tokenizer.json, or one that cannot be read (tokenizer_problem says why).
+  std::optional<int64_t> tokenizer_vocabulary;
+  std::string tokenizer_problem;
+  bool has_chat_template = false;
+  std::vector<int64_t> eos_token_ids;
+};
+
+// The statuses of checkpoint::HfFolder::Open; a model that this build does not offer is described
+// all the same.
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& folder);
+
+}  // namespace rollcall::inspect
