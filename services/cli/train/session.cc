@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
@@ -103,9 +104,11 @@ class Session {
                               rpc::Connect(services.learner_address));
     watch_ = std::make_unique<MetricsWatch>(std::move(channel));
     absl::StatusOr<ChildExit> ended = AwaitLearner(supervisor);
+    ROLLCALL_RETURN_IF_ERROR(ended.status());
     Show();
     watch_.reset();
-    ROLLCALL_RETURN_IF_ERROR(ended.status());
+    ROLLCALL_RETURN_IF_ERROR(TakeRest(run.layout().root + "/metrics.jsonl"));
+    display_.Update(FormatLiveLine(state_), true);
     return Conclude(*ended, run.layout());
   }
 
@@ -132,17 +135,44 @@ class Session {
     }
   }
 
+  void Take(const v1::StepMetrics& metrics) {
+    ++taken_;
+    // Steps of an earlier start, which a resumed run shows again, say nothing about speed.
+    if (state_.values.empty() ||
+        metrics.time() < absl::ToDoubleSeconds(started_ - absl::UnixEpoch())) {
+      first_step_ = metrics.step();
+      first_time_ = absl::Now();
+    }
+    state_.step = metrics.step();
+    for (const auto& [name, value] : metrics.values()) state_.values[name] = value;
+    if (options_.on_metrics) options_.on_metrics(metrics);
+  }
+
+  // What the learner wrote in its last moments, when nobody could watch any more: the lines of the metrics file that the
+  // stream, which has the same entries in the same order, did not bring.
+  absl::Status TakeRest(const std::string& path) {
+    const absl::StatusOr<std::string> text = ReadFile(path);
+    if (absl::IsNotFound(text.status())) return absl::OkStatus();
+    ROLLCALL_RETURN_IF_ERROR(text.status());
+    const std::vector<std::string> lines = absl::StrSplit(*text, '\n', absl::SkipEmpty());
+    for (size_t i = taken_; i < lines.size(); ++i) {
+      const auto row = nlohmann::json::parse(lines[i], nullptr, /*allow_exceptions=*/false);
+      if (!row.is_object())
+        return absl::DataLossError(absl::StrCat(path, ":", i + 1, ": expected a JSON object"));
+      v1::StepMetrics metrics;
+      metrics.set_step(row.value("step", uint64_t{0}));
+      for (const auto& [name, value] : row.items()) {
+        if (value.is_number() && name != "step" && name != "time")
+          (*metrics.mutable_values())[name] = value;
+      }
+      Take(metrics);
+    }
+    return absl::OkStatus();
+  }
+
   void Show() {
     const std::vector<v1::StepMetrics> fresh = watch_->Take();
-    for (const v1::StepMetrics& metrics : fresh) {
-      if (state_.values.empty()) {
-        first_step_ = metrics.step();
-        first_time_ = absl::Now();
-      }
-      state_.step = metrics.step();
-      for (const auto& [name, value] : metrics.values()) state_.values[name] = value;
-      if (options_.on_metrics) options_.on_metrics(metrics);
-    }
+    for (const v1::StepMetrics& metrics : fresh) Take(metrics);
     if (state_.values.empty()) {
       const absl::StatusOr<v1::LearnerStatus> status = watch_->Status();
       state_.waiting_for = status.ok() ? status->waiting_for() : "the learner";
@@ -174,6 +204,7 @@ class Session {
   absl::Time started_;
   absl::Time first_time_;
   uint64_t first_step_ = 0;
+  size_t taken_ = 0;  // entries of the metrics file
   bool interrupted_ = false;
 };
 

@@ -59,6 +59,7 @@ absl::Status RolloutCoordinator::IssueOne(uint64_t group_id) {
   spec.prompt = std::move(draw.prompt);
   const double issued = absl::ToDoubleSeconds(clock_->Now() - absl::UnixEpoch());
 
+  Observe();
   if (!draw.too_long.empty()) {
     v1::Group group;
     group.set_group_id(group_id);
@@ -96,6 +97,15 @@ void RolloutCoordinator::OnGroup(v1::Group group) {
                                  {"reason", group.outcome().dropped().reason()},
                                  {"detail", group.outcome().dropped().detail()}});
   }
+  Book(std::move(group));
+  Observe();
+}
+
+void RolloutCoordinator::Observe() {
+  if (options_.observe_counts) options_.observe_counts(counts());
+}
+
+void RolloutCoordinator::Book(v1::Group group) {
   absl::MutexLock lock(&mutex_);
   Bucket& bucket = buckets_[StepOf(group.group_id())];
   ++bucket.ended;
@@ -190,6 +200,7 @@ absl::Status RolloutCoordinator::StepTrained(uint64_t step) {
     ROLLCALL_RETURN_IF_ERROR(accounts_.AdvanceHorizon(FirstGroupOf(step + 1)));
     ROLLCALL_RETURN_IF_ERROR(accounts_.CheckBalance());
   }
+  Observe();
   if (ledger_ != nullptr) {
     for (const uint64_t id : trained) ledger_->RecordTrained(id, step);
   }

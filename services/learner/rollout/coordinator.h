@@ -49,6 +49,9 @@ struct CoordinatorOptions {
   v1::RolloutCounts settled;
   // Finished groups that need not be made again (LoadReusableGroups).
   std::map<uint64_t, v1::Group> reusable;
+  // Told the books whenever they changed; on the training thread or the runner's, without a lock.
+  // May be null.
+  std::function<void(const v1::RolloutCounts&)> observe_counts;
 };
 
 // The BatchSource of online training. Group ids are ordinals, and each belongs to one step for
@@ -100,6 +103,8 @@ class RolloutCoordinator final : public BatchSource {
   absl::Status IssueThrough(uint64_t step);
   absl::Status IssueOne(uint64_t group_id);
   void OnGroup(v1::Group group);
+  void Book(v1::Group group) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Observe() ABSL_LOCKS_EXCLUDED(mutex_);
   bool Complete(uint64_t step) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   absl::Status AwaitStep(uint64_t step) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -46,8 +46,19 @@ void GeneratorPool::Release(size_t index, uint32_t samples) {
   states_[index].outstanding -= samples;
 }
 
+bool GeneratorPool::AwaitServing(uint64_t step, absl::Time deadline) const {
+  absl::MutexLock lock(&mutex_);
+  const auto serving = [this, step]()
+                           ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return Count(step) > 0; };
+  return mutex_.AwaitWithDeadline(absl::Condition(&serving), deadline);
+}
+
 size_t GeneratorPool::CountServing(uint64_t step) const {
   absl::MutexLock lock(&mutex_);
+  return Count(step);
+}
+
+size_t GeneratorPool::Count(uint64_t step) const {
   size_t count = 0;
   for (const State& state : states_) count += state.step && *state.step >= step ? 1 : 0;
   return count;

@@ -8,12 +8,14 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 
 namespace rollcall::learner {
 
 // What is known of each generator and how much work it has been given: who gets the next group. The
 // publisher's links report what a generator holds; the group runner acquires and releases.
-// Thread-safe; never blocks.
+// Thread-safe; only AwaitServing
+// blocks.
 class GeneratorPool {
  public:
   explicit GeneratorPool(std::vector<std::string> addresses);
@@ -33,6 +35,9 @@ class GeneratorPool {
       ABSL_LOCKS_EXCLUDED(mutex_);
   void Release(size_t index, uint32_t samples) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Blocks until some generator serves `step` or later, or until the deadline; whether one does.
+  bool AwaitServing(uint64_t step, absl::Time deadline) const ABSL_LOCKS_EXCLUDED(mutex_);
+
   // How many generators serve `step` or later.
   size_t CountServing(uint64_t step) const ABSL_LOCKS_EXCLUDED(mutex_);
   // "unix:/a: connection refused; unix:/b: serves step 3": every generator that does not serve
@@ -49,6 +54,8 @@ class GeneratorPool {
     std::string why = "not seen yet";
     uint64_t outstanding = 0;
   };
+
+  size_t Count(uint64_t step) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   const std::vector<std::string> addresses_;
   std::function<void()> on_serving_;

@@ -1,0 +1,470 @@
+#include "services/learner/learner.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/base/file.h"
+#include "common/base/logging.h"
+#include "common/base/status.h"
+#include "common/config/yaml.h"
+#include "common/model/identity.h"
+#include "services/learner/data/demonstrations.h"
+#include "services/learner/initial_model.h"
+#include "services/learner/publish/lineage.h"
+#include "services/learner/resume.h"
+
+namespace rollcall::learner {
+namespace {
+
+// The trainer of an evaluation holds weights and trains nothing, for which supervised training
+// needs no more.
+v1::RunConfig TrainerConfig(const v1::RunConfig& config) {
+  v1::RunConfig trainer = config;
+  if (config.stage() == v1::STAGE_EVAL) trainer.set_stage(v1::STAGE_SFT);
+  return trainer;
+}
+
+double Value(const std::map<std::string, double>& values, const std::string& name) {
+  const auto found = values.find(name);
+  return found == values.end() ? 0 : found->second;
+}
+
+// The trainer's figures under the names of metrics.jsonl: what it computes stands without its
+// prefix, and its own speed gives way to the step's.
+std::map<std::string, double> StepValues(const StepReport& report) {
+  std::map<std::string, double> values;
+  for (const auto& [name, value] : report.metrics) {
+    if (name == "train/tokens_per_second") {
+      values["time/train_tokens_per_second"] = value;
+    } else if (absl::StartsWith(name, "train/")) {
+      values[name.substr(sizeof("train/") - 1)] = value;
+    } else {
+      values[name] = value;
+    }
+  }
+  return values;
+}
+
+}  // namespace
+
+std::string RunFolderOf(const v1::RunConfig& config) {
+  return std::filesystem::absolute(std::filesystem::path(config.output_dir()) / config.name())
+      .lexically_normal()
+      .string();
+}
+
+Learner::Learner(const v1::RunConfig& config, LearnerMetrics* metrics, RunControl* control,
+                 std::function<void(std::shared_ptr<MetricsLog>)> on_metrics)
+    : config_(config),
+      metrics_(metrics),
+      control_(control),
+      on_metrics_(std::move(on_metrics)),
+      run_dir_(RunFolderOf(config)),
+      checkpoints_(run_dir_ + "/checkpoints", config.learner().checkpoint().keep()) {}
+
+absl::Status Learner::Run() {
+  control_->SetPhase(v1::LEARNER_PHASE_STARTING);
+  control_->SetRun(config_.stage() == v1::STAGE_EVAL ? 0 : config_.learner().steps(), run_dir_);
+  control_->OnInterrupt([this](const absl::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    if (stack_ != nullptr) stack_->Interrupt(status);
+  });
+  absl::Status status = LoadModelAndState();
+  if (status.ok()) status = OpenRun();
+  if (status.ok()) status = StartRollouts();
+  if (status.ok()) {
+    status = config_.stage() == v1::STAGE_EVAL ? EvaluateOnly() : Train();
+  }
+  // A stop that came while services were awaited or prompts evaluated is no failure.
+  if (absl::IsCancelled(status) && control_->stop_requested()) status = absl::OkStatus();
+  if (stack_ != nullptr) stack_->Stop();
+  if (ledger_ != nullptr) status.Update(ledger_->Flush());
+  if (coordinator_ != nullptr) control_->SetCounts(coordinator_->counts());
+  control_->End(status);
+  if (log_ != nullptr) log_->Close();
+  return status;
+}
+
+absl::Status Learner::LoadModelAndState() {
+  ROLLCALL_RETURN_IF_ERROR(MakeDirectories(run_dir_));
+  ROLLCALL_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(config_.model().path()));
+  ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, LoadInitialModel(config_));
+  ROLLCALL_ASSIGN_OR_RETURN(
+      trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), &process_group_));
+  if (config_.stage() == v1::STAGE_EVAL) return absl::OkStatus();
+
+  ROLLCALL_RETURN_IF_ERROR(CheckResumeMode(config_.learner().checkpoint().resume(),
+                                           !checkpoints_.Steps().empty(), run_dir_));
+  ROLLCALL_ASSIGN_OR_RETURN(std::optional<CheckpointStore::Loaded> loaded,
+                            checkpoints_.LoadNewest(*trainer_));
+  if (!loaded) return absl::OkStatus();
+  resumed_ = std::move(loaded->record);
+  saved_step_ = trainer_->step();
+  control_->SetCheckpoint(loaded->folder);
+  for (const std::string& change : DescribeConfigChanges(resumed_, config_)) {
+    LogWarning("configuration changed since the checkpoint", {{"change", change}});
+  }
+  LogInfo("resumed", {{"checkpoint", loaded->folder}, {"step", trainer_->step()}});
+  return absl::OkStatus();
+}
+
+absl::Status Learner::OpenRun() {
+  const std::string config_path = run_dir_ + "/config.yaml";
+  if (!std::filesystem::exists(config_path)) {
+    ROLLCALL_RETURN_IF_ERROR(WriteFileAtomically(config_path, config::FormatYaml(config_)));
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(lineage_, OpenLineage(run_dir_, config_.name()));
+  if (!resumed_.version().run_id().empty() && resumed_.version().run_id() != lineage_.run_id()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(run_dir_, ": the checkpoint is of run ", resumed_.version().run_id(),
+                     ", the lineage record of run ", lineage_.run_id()));
+  }
+  metrics_->lineage.Set(static_cast<double>(lineage_.lineage()));
+  identity_ = {.run_id = lineage_.run_id(),
+               .lineage = lineage_.lineage(),
+               .architecture_hash = model::ArchitectureHash(trainer_->decoder().config()),
+               .tokenizer_hash = ""};
+  ROLLCALL_ASSIGN_OR_RETURN(identity_.tokenizer_hash, model::TokenizerHash(config_.model().path()));
+  ROLLCALL_ASSIGN_OR_RETURN(log_, MetricsLog::Open(run_dir_ + "/metrics.jsonl", trainer_->step()));
+  on_metrics_(log_);
+  LogInfo("run opened", {{"run", lineage_.run_id()},
+                         {"lineage", lineage_.lineage()},
+                         {"step", trainer_->step()},
+                         {"folder", run_dir_}});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<GroupPrompt>> Learner::EvaluationPrompts() const {
+  std::vector<GroupPrompt> prompts;
+  if (config_.data().evaluation().empty()) return prompts;
+  ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
+                            LoadPrompts(config_.data(), config_.data().evaluation(), *tokenizer_));
+  const uint32_t limit = config_.evaluation().max_prompts();
+  for (v1::PromptRow& row : set.rows) {
+    if (limit > 0 && prompts.size() == limit) break;
+    prompts.push_back({.row = std::move(row), .messages = {}});
+  }
+  return prompts;
+}
+
+CoordinatorOptions Learner::WhereToStart() const {
+  CoordinatorOptions options;
+  options.trained_steps = trainer_->step();
+  options.first_group_id = resumed_.next_group_id();
+  options.settled = resumed_.rollouts();
+  options.observe_counts = [this](const v1::RolloutCounts& counts) {
+    metrics_->SetCounts(counts);
+    control_->SetCounts(counts);
+  };
+  return options;
+}
+
+absl::Status Learner::StartRollouts() {
+  const bool rl = config_.stage() == v1::STAGE_RL;
+  if (rl) {
+    ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
+                              LoadPrompts(config_.data(), config_.data().train(), *tokenizer_));
+    prompts_ = std::make_unique<PromptSource>(std::make_shared<const PromptSet>(std::move(set)),
+                                              config_.seed(), config_.data().shuffle());
+  } else if (config_.stage() == v1::STAGE_SFT) {
+    const auto context =
+        static_cast<uint64_t>(trainer_->decoder().config().max_position_embeddings);
+    ROLLCALL_ASSIGN_OR_RETURN(
+        DemonstrationSet set,
+        LoadDemonstrations(config_.data(), config_.data().train(), *tokenizer_, context));
+    demonstrations_ = std::make_unique<DemonstrationSource>(
+        std::make_shared<const DemonstrationSet>(std::move(set)), config_.seed(),
+        config_.data().shuffle(), config_.learner().prompts_per_step());
+    source_ = demonstrations_.get();
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(std::vector<GroupPrompt> evaluation, EvaluationPrompts());
+  // Supervised training evaluates where it is told of the services that it takes.
+  const bool services =
+      !config_.generator().addresses().empty() && !config_.reward().address().empty();
+  const bool evaluates = !evaluation.empty() && (services || !(config_.stage() == v1::STAGE_SFT));
+  if (!rl && !evaluates) return absl::OkStatus();
+
+  ROLLCALL_ASSIGN_OR_RETURN(PreparedVersionPtr version, Prepare());
+  CoordinatorOptions options = WhereToStart();
+  v1::LineageStart start;
+  start.set_run_id(identity_.run_id);
+  start.set_lineage(identity_.lineage);
+  start.set_from_step(trainer_->step());
+  start.set_content_hash(ContentHash(config_));
+  start.set_time(lineage_.time());
+  start.set_next_group_id(options.first_group_id);
+  if (rl) {
+    options.reusable = LoadReusableGroups(run_dir_ + "/rollouts", options.first_group_id,
+                                          start.content_hash(), version->version.manifest_hash());
+    if (!options.reusable.empty()) {
+      LogInfo("finished groups are reused", {{"groups", options.reusable.size()}});
+    }
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(ledger_, Ledger::Open(run_dir_ + "/rollouts", start));
+
+  const model::ModelConfig& model = trainer_->decoder().config();
+  const auto context = static_cast<uint32_t>(model.max_position_embeddings);
+  ROLLCALL_ASSIGN_OR_RETURN(
+      std::unique_ptr<RolloutStack> stack,
+      RolloutStack::Start(config_,
+                          {.version = identity_,
+                           .numerics = model::FingerprintOf(trainer_->decoder()),
+                           .vocab_size = static_cast<uint32_t>(model.vocab_size),
+                           .context_length = context},
+                          tokenizer_, ledger_.get(), control_));
+  if (rl) {
+    coordinator_ = stack->MakeCoordinator(
+        std::move(options), [this, context](uint64_t group_id) -> absl::StatusOr<PromptDraw> {
+          PromptDraw draw;
+          draw.prompt.row = prompts_->PromptAt(group_id);
+          const int tokens = draw.prompt.row.token_ids_size();
+          if (static_cast<uint32_t>(tokens) >= context) {
+            draw.too_long = absl::StrCat(tokens, " tokens leave no room for a completion in a ",
+                                         "context of ", context);
+          }
+          return draw;
+        });
+    source_ = coordinator_;
+  }
+  if (evaluates) evaluator_ = stack->MakeEvaluator(std::move(evaluation));
+  {
+    absl::MutexLock lock(&mutex_);
+    stack_ = std::move(stack);
+  }
+  if (control_->interrupted()) {  // before there was anything to wake
+    stack_->Interrupt(control_->failure().ok() ? absl::CancelledError("stopped")
+                                               : control_->failure());
+  }
+  published_step_ = trainer_->step();
+  control_->SetVersion(version->version);
+  stack_->Publish(std::move(version));
+  return stack_->AwaitServices();
+}
+
+absl::StatusOr<PreparedVersionPtr> Learner::Prepare() const {
+  ROLLCALL_ASSIGN_OR_RETURN(WeightSnapshotPtr snapshot, trainer_->Snapshot());
+  return PrepareVersion(identity_, std::move(snapshot));
+}
+
+absl::Status Learner::PublishCurrent() {
+  if (published_step_ == trainer_->step()) return absl::OkStatus();
+  ROLLCALL_ASSIGN_OR_RETURN(PreparedVersionPtr version, Prepare());
+  published_step_ = trainer_->step();
+  control_->SetVersion(version->version);
+  stack_->Publish(std::move(version));
+  return absl::OkStatus();
+}
+
+bool Learner::EvaluationDue(uint64_t step) const {
+  if (evaluator_ == nullptr || evaluated_step_ == step) return false;
+  const uint64_t every = config_.evaluation().every_steps();
+  if (step == 0) return config_.evaluation().at_start();
+  return step == config_.learner().steps() || (every > 0 && step % every == 0);
+}
+
+absl::Status Learner::Evaluate(std::map<std::string, double>& values) {
+  const uint64_t step = trainer_->step();
+  control_->SetPhase(v1::LEARNER_PHASE_EVALUATING);
+  const absl::Time start = absl::Now();
+  ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
+  ROLLCALL_ASSIGN_OR_RETURN(evaluation_, evaluator_->Run(step));
+  evaluation_["time/evaluation_seconds"] = absl::ToDoubleSeconds(absl::Now() - start);
+  evaluated_step_ = step;
+  values.insert(evaluation_.begin(), evaluation_.end());
+  LogInfo("evaluated", {{"step", step},
+                        {"reward", Value(evaluation_, "eval/reward/mean")},
+                        {"prompts", evaluator_->prompts()},
+                        {"seconds", absl::Now() - start}});
+  return absl::OkStatus();
+}
+
+absl::Status Learner::EvaluateOnly() {
+  if (evaluator_ == nullptr) {
+    return absl::InvalidArgumentError("data.evaluation: stage eval needs held-out prompts");
+  }
+  std::map<std::string, double> values;
+  ROLLCALL_RETURN_IF_ERROR(Evaluate(values));
+  return log_->Append(trainer_->step(), values);
+}
+
+absl::Status Learner::Train() {
+  const uint64_t total = config_.learner().steps();
+  if (trainer_->step() == 0 && EvaluationDue(0)) {
+    std::map<std::string, double> values;
+    ROLLCALL_RETURN_IF_ERROR(Evaluate(values));
+    ROLLCALL_RETURN_IF_ERROR(log_->Append(0, values));
+  }
+  metrics_->step.Set(static_cast<double>(trainer_->step()));
+  while (trainer_->step() < total) {
+    const absl::StatusOr<bool> go_on = Step(trainer_->step() + 1);
+    if (!go_on.ok()) return go_on.status();
+    if (!*go_on) return Finish(/*completed=*/!control_->stop_requested());
+  }
+  return Finish(/*completed=*/true);
+}
+
+absl::StatusOr<bool> Learner::Step(uint64_t step) {
+  control_->SetPhase(v1::LEARNER_PHASE_TRAINING,
+                     coordinator_ != nullptr ? absl::StrCat("the rollouts of step ", step) : "");
+  const absl::Time start = absl::Now();
+  absl::StatusOr<TrainBatch> batch = source_->Next(step);
+  if (!batch.ok()) {
+    if (absl::IsCancelled(batch.status()) && control_->stop_requested()) return false;
+    if (absl::IsOutOfRange(batch.status())) return false;
+    SaveWhatThereIs(batch.status());
+    return batch.status();
+  }
+  control_->SetPhase(v1::LEARNER_PHASE_TRAINING);
+  for (auto go = control_->AwaitGo(); go != RunControl::Go::kStep; go = control_->AwaitGo()) {
+    if (go == RunControl::Go::kSave) {
+      ROLLCALL_RETURN_IF_ERROR(AnswerCheckpointRequests());
+      continue;
+    }
+    if (!control_->failure().ok()) {
+      SaveWhatThereIs(control_->failure());
+      return control_->failure();
+    }
+    return false;
+  }
+  const absl::Time batched = absl::Now();
+  double tokens = 0;
+  for (const TrainSequence& sequence : batch->sequences) {
+    tokens += static_cast<double>(sequence.token_ids.size());
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const StepReport report, trainer_->TrainStep(*std::move(batch)));
+  const absl::Time trained = absl::Now();
+  std::map<std::string, double> values = StepValues(report);
+  values["time/batch_seconds"] = absl::ToDoubleSeconds(batched - start);
+  values["time/train_seconds"] = absl::ToDoubleSeconds(trained - batched);
+  values["time/step_seconds"] = absl::ToDoubleSeconds(trained - start);
+  values["tokens_per_second"] = tokens / std::max(1e-9, absl::ToDoubleSeconds(trained - start));
+  metrics_->step_seconds.Observe(absl::ToDoubleSeconds(trained - start));
+  ROLLCALL_RETURN_IF_ERROR(AfterStep(report, std::move(values)));
+  return true;
+}
+
+absl::Status Learner::AfterStep(const StepReport& report, std::map<std::string, double> values) {
+  const uint64_t step = report.step;
+  if (coordinator_ != nullptr) {
+    ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
+    ROLLCALL_RETURN_IF_ERROR(coordinator_->StepTrained(step));
+  } else {
+    v1::PolicyVersion version;
+    version.set_run_id(identity_.run_id);
+    version.set_lineage(identity_.lineage);
+    version.set_step(step);
+    control_->SetVersion(version);
+  }
+  if (EvaluationDue(step)) {
+    const absl::Status evaluated = Evaluate(values);
+    // Stopped meanwhile: the step itself is done and on record.
+    if (!evaluated.ok() && !(absl::IsCancelled(evaluated) && control_->stop_requested())) {
+      SaveWhatThereIs(evaluated);
+      return evaluated;
+    }
+  }
+  ROLLCALL_RETURN_IF_ERROR(log_->Append(step, values));
+  Report(step, values);
+  const uint64_t every = config_.learner().checkpoint().every_steps();
+  if (every > 0 && step % every == 0) ROLLCALL_RETURN_IF_ERROR(SaveCheckpoint());
+  return AnswerCheckpointRequests();
+}
+
+void Learner::Report(uint64_t step, const std::map<std::string, double>& values) {
+  metrics_->step.Set(static_cast<double>(step));
+  metrics_->SetStepValues(values);
+  if (coordinator_ != nullptr) {
+    LogInfo("step", {{"step", step},
+                     {"of", config_.learner().steps()},
+                     {"reward", Value(values, "reward/mean")},
+                     {"kl", Value(values, "kl")},
+                     {"length", Value(values, "length/mean")},
+                     {"logprob_gap", Value(values, "logprob_gap")},
+                     {"dropped", Value(values, "rollout/dropped_groups")},
+                     {"seconds", Value(values, "time/step_seconds")}});
+  } else {
+    LogInfo("step", {{"step", step},
+                     {"of", config_.learner().steps()},
+                     {"loss", Value(values, "loss")},
+                     {"seconds", Value(values, "time/step_seconds")}});
+  }
+}
+
+absl::Status Learner::CheckNotFenced() const {
+  ROLLCALL_ASSIGN_OR_RETURN(const v1::LineageRecord now, ReadLineage(run_dir_));
+  if (now.run_id() == identity_.run_id && now.lineage() == identity_.lineage) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(run_dir_, ": lineage ", now.lineage(), " of run ", now.run_id(),
+                   " has been opened since; this learner (lineage ", identity_.lineage,
+                   ") must not write any more"));
+}
+
+absl::Status Learner::SaveCheckpoint() {
+  const uint64_t step = trainer_->step();
+  if (saved_step_ == step) return absl::OkStatus();
+  control_->SetPhase(v1::LEARNER_PHASE_SAVING);
+  ROLLCALL_RETURN_IF_ERROR(CheckNotFenced());
+  const absl::Time start = absl::Now();
+  if (ledger_ != nullptr) ROLLCALL_RETURN_IF_ERROR(ledger_->Flush());
+  v1::LearnerCheckpoint record;
+  record.mutable_version()->set_run_id(identity_.run_id);
+  record.mutable_version()->set_lineage(identity_.lineage);
+  record.mutable_version()->set_step(step);
+  if (coordinator_ != nullptr) {
+    record.set_next_group_id(coordinator_->next_group_id());
+    *record.mutable_rollouts() = coordinator_->settled();
+    *record.mutable_data() = prompts_->CursorAt(record.next_group_id());
+  }
+  record.set_config_hash(TrainingConfigHash(config_));
+  record.set_config_yaml(config::FormatYaml(config_));
+  if (evaluated_step_ == step) {
+    record.mutable_evaluation()->insert(evaluation_.begin(), evaluation_.end());
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const std::string folder,
+                            checkpoints_.Save(std::move(record), *trainer_));
+  saved_step_ = step;
+  control_->SetCheckpoint(folder);
+  metrics_->checkpoint_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
+  LogInfo("checkpoint saved", {{"folder", folder}, {"seconds", absl::Now() - start}});
+  return absl::OkStatus();
+}
+
+absl::Status Learner::AnswerCheckpointRequests() {
+  std::vector<RunControl::CheckpointDone> requests = control_->TakeCheckpointRequests();
+  if (requests.empty()) return absl::OkStatus();
+  const absl::Status saved = SaveCheckpoint();
+  for (const RunControl::CheckpointDone& done : requests) {
+    if (saved.ok()) {
+      done(checkpoints_.FolderOf(trainer_->step()));
+    } else {
+      done(saved);
+    }
+  }
+  return saved;
+}
+
+void Learner::SaveWhatThereIs(const absl::Status& failure) {
+  // Fenced: the folder belongs to a later lineage.
+  if (trainer_->step() == 0 || absl::IsFailedPrecondition(failure)) return;
+  if (const absl::Status saved = SaveCheckpoint(); !saved.ok()) {
+    LogError("no checkpoint could be saved", {{"error", saved}});
+  }
+}
+
+absl::Status Learner::Finish(bool completed) {
+  // A run stopped before its first step has nothing to go on from.
+  if (trainer_->step() > 0) ROLLCALL_RETURN_IF_ERROR(SaveCheckpoint());
+  if (!completed) return absl::OkStatus();
+  control_->SetPhase(v1::LEARNER_PHASE_SAVING);
+  ROLLCALL_RETURN_IF_ERROR(trainer_->ExportModel(run_dir_ + "/final"));
+  LogInfo("training finished", {{"steps", trainer_->step()}, {"model", run_dir_ + "/final"}});
+  return absl::OkStatus();
+}
+
+}  // namespace rollcall::learner

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/text/tokenizer.h"
+#include "rollcall/v1/checkpoint.pb.h"
+#include "rollcall/v1/config.pb.h"
+#include "services/learner/batching/batch.h"
+#include "services/learner/data/prompt_source.h"
+#include "services/learner/learner_metrics.h"
+#include "services/learner/metrics_log.h"
+#include "services/learner/rollout/ledger.h"
+#include "services/learner/rollout_stack.h"
+#include "services/learner/run_control.h"
+#include "services/learner/trainer/checkpoint_store.h"
+#include "services/learner/trainer/process_group.h"
+#include "services/learner/trainer/trainer.h"
+
+namespace rollcall::learner {
+
+// <output_dir>/<name>, absolute.
+std::string RunFolderOf(const v1::RunConfig& config);
+
+// One run, from its first line to its last: resumes or starts, opens a lineage, and steps until it
+// is done, stopped or failed. A step is: the batch (rollouts or demonstrations), one training step,
+// the new version to every generator, an evaluation where one is due, one line of figures, a
+// checkpoint where one is due. Stages rl, sft and eval differ in the source of batches and in what
+// they need of the other services.
+//
+// The run folder holds
+//   config.yaml  lineage  metrics.jsonl  rollouts/lineage-NNNNNN.rec  checkpoints/step-NNNNNNNN/
+//   final/
+// and is all that a later start needs. `final` appears, whole, when the last step is done.
+//
+// Run and everything it calls belong to the training thread.
+class Learner {
+ public:
+  // `config`, `metrics` and `control` must outlive it. `on_metrics` is given the run's figures once
+  // they can be watched.
+  Learner(const v1::RunConfig& config, LearnerMetrics* metrics, RunControl* control,
+          std::function<void(std::shared_ptr<MetricsLog>)> on_metrics);
+
+  // Blocks until the run is over. OK: done, or stopped with a checkpoint. Otherwise the failure; a
+  // run that failed while it waited (a service that did not come up, a stall) has left a checkpoint
+  // of its last step, unless it is fenced.
+  absl::Status Run();
+
+ private:
+  // Preparation, in this order.
+  absl::Status LoadModelAndState();
+  absl::Status OpenRun();
+  absl::Status StartRollouts();
+  absl::StatusOr<std::vector<GroupPrompt>> EvaluationPrompts() const;
+  CoordinatorOptions WhereToStart() const;
+
+  absl::Status Train();
+  // One step; false when the run is to end without error (stopped, or the data is used up).
+  absl::StatusOr<bool> Step(uint64_t step);
+  absl::Status AfterStep(const StepReport& report, std::map<std::string, double> values);
+  absl::Status EvaluateOnly();
+  // Adds the figures to `values`.
+  absl::Status Evaluate(std::map<std::string, double>& values);
+  bool EvaluationDue(uint64_t step) const;
+
+  // The trainer's weights with their identity.
+  absl::StatusOr<PreparedVersionPtr> Prepare() const;
+  absl::Status PublishCurrent();
+
+  absl::Status SaveCheckpoint();
+  absl::Status AnswerCheckpointRequests();
+  absl::Status CheckNotFenced() const;
+  absl::Status Finish(bool completed);
+  void SaveWhatThereIs(const absl::Status& failure);
+  void Report(uint64_t step, const std::map<std::string, double>& values);
+
+  const v1::RunConfig& config_;
+  LearnerMetrics* const metrics_;
+  RunControl* const control_;
+  const std::function<void(std::shared_ptr<MetricsLog>)> on_metrics_;
+  const std::string run_dir_;
+
+  SingleProcess process_group_;
+  std::shared_ptr<const text::Tokenizer> tokenizer_;
+  std::unique_ptr<Trainer> trainer_;
+  CheckpointStore checkpoints_;
+  v1::LearnerCheckpoint resumed_;  // of a fresh start: empty
+  v1::LineageRecord lineage_;
+  VersionIdentity identity_;
+  std::shared_ptr<MetricsLog> log_;
+  std::unique_ptr<Ledger> ledger_;
+  std::unique_ptr<PromptSource> prompts_;
+  std::unique_ptr<BatchSource> demonstrations_;
+
+  absl::Mutex
+      mutex_;  // the pointer below, between the training thread that sets it and OnInterrupt
+  std::unique_ptr<RolloutStack> stack_;
+  BatchSource* source_ = nullptr;
+  RolloutCoordinator* coordinator_ = nullptr;
+  Evaluator* evaluator_ = nullptr;
+
+  std::optional<uint64_t> published_step_;
+  std::optional<uint64_t> saved_step_;
+  std::optional<uint64_t> evaluated_step_;
+  std::map<std::string, double> evaluation_;  // of evaluated_step_
+};
+
+}  // namespace rollcall::learner

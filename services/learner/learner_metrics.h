@@ -1,0 +1,69 @@
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "common/metrics/registry.h"
+#include "rollcall/v1/learner.pb.h"
+
+namespace rollcall::learner {
+
+// What the learner exports.
+struct LearnerMetrics {
+  explicit LearnerMetrics(metrics::Registry& in_registry)
+      : registry(in_registry),
+        step(registry.AddGauge("rollcall_learner_step", "Optimizer steps taken.")),
+        lineage(registry.AddGauge("rollcall_learner_lineage", "Start of this run's learner.")),
+        groups_issued(registry.AddGauge("rollcall_learner_groups_issued", "Groups issued.")),
+        groups_trained(Ended("trained")),
+        groups_filtered(Ended("filtered")),
+        groups_in_flight(Ended("in_flight")),
+        step_seconds(registry.AddHistogram("rollcall_learner_step_seconds",
+                                           "Duration of a step, waiting for rollouts included.",
+                                           metrics::ExponentialBuckets(0.01, 2, 18))),
+        checkpoint_seconds(registry.AddHistogram("rollcall_learner_checkpoint_seconds",
+                                                 "Duration of a checkpoint.",
+                                                 metrics::ExponentialBuckets(0.01, 2, 16))) {}
+
+  // issued = trained + filtered + sum of dropped + in_flight.
+  void SetCounts(const v1::RolloutCounts& counts) {
+    groups_issued.Set(static_cast<double>(counts.issued()));
+    groups_trained.Set(static_cast<double>(counts.trained()));
+    groups_filtered.Set(static_cast<double>(counts.filtered()));
+    groups_in_flight.Set(static_cast<double>(counts.in_flight()));
+    for (const auto& [reason, count] : counts.dropped()) {
+      registry
+          .AddGauge("rollcall_learner_groups_dropped", "Groups dropped, by reason.",
+                    {{"reason", reason}})
+          .Set(static_cast<double>(count));
+    }
+  }
+
+  // Every figure of a step, under the name it has in metrics.jsonl.
+  void SetStepValues(const std::map<std::string, double>& values) {
+    for (const auto& [name, value] : values) {
+      registry
+          .AddGauge("rollcall_learner_step_value", "Figures of the last step, as in metrics.jsonl.",
+                    {{"name", name}})
+          .Set(value);
+    }
+  }
+
+  metrics::Registry& registry;
+  metrics::Gauge& step;
+  metrics::Gauge& lineage;
+  metrics::Gauge& groups_issued;
+  metrics::Gauge& groups_trained;
+  metrics::Gauge& groups_filtered;
+  metrics::Gauge& groups_in_flight;
+  metrics::Histogram& step_seconds;
+  metrics::Histogram& checkpoint_seconds;
+
+ private:
+  metrics::Gauge& Ended(const std::string& state) {
+    return registry.AddGauge("rollcall_learner_groups", "Groups by what became of them.",
+                             {{"state", state}});
+  }
+};
+
+}  // namespace rollcall::learner

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "common/rpc/service_main.h"
+
+namespace rollcall::learner {
+
+// The learner of a run, for rpc::RunService: rollcall.v1.Learner over the run that its training
+// thread carries out. The process ends with the run: 0 when it is done or was stopped, 1 when it
+// failed.
+absl::StatusOr<std::unique_ptr<rpc::HostedService>> MakeService(const rpc::ServiceContext& context);
+
+}  // namespace rollcall::learner

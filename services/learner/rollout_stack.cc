@@ -1,0 +1,266 @@
+#include "services/learner/rollout_stack.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/base/logging.h"
+#include "common/base/status.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/status_conversion.h"
+#include "rollcall/v1/verifier.grpc.pb.h"
+
+namespace rollcall::learner {
+namespace {
+
+// How often a wait for a service looks whether the run is being stopped.
+constexpr absl::Duration kLookAround = absl::Milliseconds(500);
+
+// Repeats `call`, which has a context with a short deadline that waits for the connection, until it
+// is OK, fails for a lasting reason, the deadline has passed or the run is interrupted.
+absl::Status AwaitAnswer(const std::string& who, absl::Time deadline, const RunControl& control,
+                         const std::function<grpc::Status(grpc::ClientContext&)>& call) {
+  while (true) {
+    if (control.interrupted()) {
+      return control.failure().ok() ? absl::CancelledError("stopped") : control.failure();
+    }
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + kLookAround)));
+    const absl::Status status = rpc::FromGrpc(call(context));
+    if (status.ok()) return status;
+    if (!IsRetryable(status)) return Annotate(status, who);
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          who, " did not answer within rpc.connect_timeout: ", std::string(status.message())));
+    }
+  }
+}
+
+}  // namespace
+
+bool NeedsReference(const v1::RunConfig& config) {
+  return config.stage() == v1::STAGE_RL && config.algorithm().kl_coefficient() > 0;
+}
+
+absl::StatusOr<std::unique_ptr<RolloutStack>> RolloutStack::Start(
+    const v1::RunConfig& config, const RolloutIdentity& identity,
+    std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger, RunControl* control) {
+  auto stack = std::unique_ptr<RolloutStack>(
+      new RolloutStack(config, identity, std::move(tokenizer), ledger, control));
+  ROLLCALL_RETURN_IF_ERROR(stack->Connect());
+  return stack;
+}
+
+RolloutStack::RolloutStack(const v1::RunConfig& config, RolloutIdentity identity,
+                           std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger,
+                           RunControl* control)
+    : config_(config),
+      identity_(std::move(identity)),
+      tokenizer_(std::move(tokenizer)),
+      ledger_(ledger),
+      control_(control),
+      with_reference_(NeedsReference(config)) {}
+
+RolloutStack::~RolloutStack() { Stop(); }
+
+absl::Status RolloutStack::Connect() {
+  generator_addresses_ = {config_.generator().addresses().begin(),
+                          config_.generator().addresses().end()};
+  if (generator_addresses_.empty()) {
+    return absl::InvalidArgumentError("generator.addresses: needs at least one generator");
+  }
+  if (config_.reward().address().empty()) {
+    return absl::InvalidArgumentError("reward.address: needs a reward service");
+  }
+  if (with_reference_ && config_.reference().addresses().empty()) {
+    return absl::InvalidArgumentError(
+        "reference.addresses: algorithm.kl_coefficient > 0 needs at least one reference");
+  }
+  for (const std::string& address : generator_addresses_) {
+    ROLLCALL_ASSIGN_OR_RETURN(services_.generators.emplace_back(), rpc::Connect(address));
+  }
+  services_.reward_address = config_.reward().address();
+  ROLLCALL_ASSIGN_OR_RETURN(services_.reward, rpc::Connect(services_.reward_address));
+  if (with_reference_) {
+    for (const std::string& address : config_.reference().addresses()) {
+      services_.reference_addresses.push_back(address);
+      ROLLCALL_ASSIGN_OR_RETURN(services_.references.emplace_back(), rpc::Connect(address));
+    }
+  }
+
+  pool_ = std::make_unique<GeneratorPool>(generator_addresses_);
+  const v1::RpcSection& rpc = config_.rpc();
+  runner_ = std::make_unique<GroupRunner>(
+      GroupRunnerOptions{.max_attempts = config_.learner().max_group_attempts(),
+                         .vocab_size = identity_.vocab_size,
+                         .generate_timeout = absl::Seconds(rpc.generate_timeout()),
+                         .score_timeout = absl::Seconds(rpc.score_timeout()),
+                         .logprob_timeout = absl::Seconds(rpc.logprob_timeout())},
+      services_, pool_.get(), &versions_,
+      [tokenizer = tokenizer_](std::span<const uint32_t> ids) {
+        return tokenizer->Decode(ids, /*skip_special=*/true);
+      },
+      [this](size_t generator) {
+        if (publisher_ != nullptr) publisher_->CheckSoon(generator);
+      });
+  pool_->OnServing([this] { runner_->Poke(); });
+
+  PublisherOptions options;
+  const v1::LearnerSection& learner = config_.learner();
+  if (config_.stage() == v1::STAGE_RL && learner.on_gap() == v1::GAP_ACTION_FAIL &&
+      learner.max_gap() == 0 && learner.max_staleness() == 0) {
+    options.required_numerics = identity_.numerics;
+  }
+  publisher_ =
+      std::make_unique<WeightPublisher>(options, generator_addresses_, services_.generators, this);
+  return absl::OkStatus();
+}
+
+void RolloutStack::Publish(PreparedVersionPtr version) {
+  versions_.Add(version->version);
+  publisher_->Publish(std::move(version));
+  runner_->Poke();
+}
+
+void RolloutStack::OnServing(size_t generator, uint64_t step) {
+  pool_->MarkServing(generator, step);
+}
+
+void RolloutStack::OnUnusable(size_t generator, const std::string& why) {
+  pool_->MarkUnusable(generator, why);
+}
+
+void RolloutStack::OnFatal(const absl::Status& status) { control_->Fail(status); }
+
+absl::Status RolloutStack::AwaitServices() {
+  const absl::Time deadline = absl::Now() + absl::Seconds(config_.rpc().connect_timeout());
+  ROLLCALL_RETURN_IF_ERROR(AwaitReward(deadline));
+  for (size_t i = 0; i < services_.references.size(); ++i) {
+    ROLLCALL_RETURN_IF_ERROR(AwaitReference(i, deadline));
+  }
+  return AwaitGenerators(deadline);
+}
+
+absl::Status RolloutStack::AwaitReward(absl::Time deadline) {
+  control_->SetPhase(v1::LEARNER_PHASE_WAITING,
+                     absl::StrCat("the reward service at ", services_.reward_address));
+  const auto stub = v1::Verifier::NewStub(services_.reward);
+  v1::VerifierDescription description;
+  ROLLCALL_RETURN_IF_ERROR(
+      AwaitAnswer(absl::StrCat("the reward service at ", services_.reward_address), deadline,
+                  *control_, [&](grpc::ClientContext& context) {
+                    return stub->Describe(&context, v1::DescribeRequest(), &description);
+                  }));
+  LogInfo("reward service found", {{"address", services_.reward_address},
+                                   {"name", description.name()},
+                                   {"version", description.version()}});
+  return absl::OkStatus();
+}
+
+absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline) {
+  const std::string who = absl::StrCat("the reference at ", services_.reference_addresses[index]);
+  control_->SetPhase(v1::LEARNER_PHASE_WAITING, who);
+  const auto stub = v1::LogProb::NewStub(services_.references[index]);
+  v1::ModelDescription description;
+  ROLLCALL_RETURN_IF_ERROR(AwaitAnswer(who, deadline, *control_, [&](grpc::ClientContext& context) {
+    return stub->Describe(&context, v1::DescribeModelRequest(), &description);
+  }));
+  if (description.vocab_size() != identity_.vocab_size) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(who, " has a vocabulary of ", description.vocab_size(), ", the policy one of ",
+                     identity_.vocab_size));
+  }
+  if (!description.tokenizer_hash().empty() && !identity_.version.tokenizer_hash.empty() &&
+      description.tokenizer_hash() != identity_.version.tokenizer_hash) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(who,
+                     " has another tokenizer than the policy: its log-probs would be of "
+                     "other texts"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RolloutStack::AwaitGenerators(absl::Time deadline) {
+  const std::optional<v1::PolicyVersion> version = versions_.Current();
+  if (!version) return absl::InternalError("no version was published");
+  while (!pool_->AwaitServing(version->step(), std::min(deadline, absl::Now() + kLookAround))) {
+    const std::string missing = pool_->DescribeMissing(version->step());
+    control_->SetPhase(v1::LEARNER_PHASE_WAITING, absl::StrCat("a generator: ", missing));
+    if (control_->interrupted()) {
+      return control_->failure().ok() ? absl::CancelledError("stopped") : control_->failure();
+    }
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("no generator came up within rpc.connect_timeout: ", missing));
+    }
+  }
+  return absl::OkStatus();
+}
+
+GroupSpec RolloutStack::SpecOf(uint32_t samples, float temperature) const {
+  const v1::SamplingSection& sampling = config_.sampling();
+  GroupSpec spec;
+  spec.run_seed = config_.seed();
+  spec.num_samples = samples;
+  spec.sampling.set_temperature(temperature);
+  spec.sampling.set_top_k(sampling.top_k());
+  spec.sampling.set_top_p(sampling.top_p());
+  spec.sampling.set_min_p(sampling.min_p());
+  spec.sampling.set_max_tokens(sampling.max_tokens());
+  spec.sampling.set_min_tokens(sampling.min_tokens());
+  *spec.stop.mutable_token_ids() = sampling.stop_token_ids();
+  *spec.stop.mutable_strings() = sampling.stop();
+  spec.stop.set_ignore_eos(sampling.ignore_eos());
+  return spec;
+}
+
+RolloutCoordinator* RolloutStack::MakeCoordinator(CoordinatorOptions options, PromptFn prompts) {
+  const v1::LearnerSection& learner = config_.learner();
+  options.run_id = identity_.version.run_id;
+  options.lineage = identity_.version.lineage;
+  options.group =
+      SpecOf(config_.algorithm().samples_per_prompt(), config_.sampling().temperature());
+  options.group.min_valid_samples = config_.algorithm().min_valid_samples();
+  options.group.with_reference = with_reference_;
+  options.total_steps = learner.steps();
+  options.prompts_per_step = learner.prompts_per_step();
+  options.max_staleness = learner.max_staleness();
+  options.stall_timeout = absl::Seconds(learner.stall_timeout());
+  absl::MutexLock lock(&mutex_);
+  coordinator_ = std::make_unique<RolloutCoordinator>(std::move(options), std::move(prompts),
+                                                      runner_.get(), &versions_, ledger_);
+  if (!interrupted_.ok()) coordinator_->Stop(interrupted_);
+  return coordinator_.get();
+}
+
+Evaluator* RolloutStack::MakeEvaluator(std::vector<GroupPrompt> prompts) {
+  EvaluatorOptions options;
+  options.run_id = identity_.version.run_id;
+  options.lineage = identity_.version.lineage;
+  options.group = SpecOf(config_.evaluation().samples_per_prompt(),
+                         config_.evaluation().has_temperature() ? config_.evaluation().temperature()
+                                                                : config_.sampling().temperature());
+  options.stall_timeout = absl::Seconds(config_.learner().stall_timeout());
+  absl::MutexLock lock(&mutex_);
+  evaluator_ =
+      std::make_unique<Evaluator>(std::move(options), std::move(prompts), runner_.get(), ledger_);
+  if (!interrupted_.ok()) evaluator_->Stop(interrupted_);
+  return evaluator_.get();
+}
+
+void RolloutStack::Interrupt(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  interrupted_.Update(status);
+  // Both only set a flag.
+  if (coordinator_ != nullptr) coordinator_->Stop(status);
+  if (evaluator_ != nullptr) evaluator_->Stop(status);
+}
+
+void RolloutStack::Stop() {
+  if (publisher_ != nullptr) publisher_->Stop();
+  if (runner_ != nullptr) runner_->Stop();
+}
+
+}  // namespace rollcall::learner
