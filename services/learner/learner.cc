@@ -49,6 +49,17 @@ std::map<std::string, double> StepValues(const StepReport& report) {
   return values;
 }
 
+// What became of every group issued so far; see RolloutCounts.
+void AddCounts(const v1::RolloutCounts& counts, std::map<std::string, double>& values) {
+  values["groups/issued"] = static_cast<double>(counts.issued());
+  values["groups/trained"] = static_cast<double>(counts.trained());
+  values["groups/filtered"] = static_cast<double>(counts.filtered());
+  values["groups/in_flight"] = static_cast<double>(counts.in_flight());
+  for (const auto& [reason, count] : counts.dropped()) {
+    values[absl::StrCat("groups/dropped/", reason)] = static_cast<double>(count);
+  }
+}
+
 }  // namespace
 
 std::string RunFolderOf(const v1::RunConfig& config) {
@@ -352,6 +363,7 @@ absl::Status Learner::AfterStep(const StepReport& report, std::map<std::string, 
   if (coordinator_ != nullptr) {
     ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
     ROLLCALL_RETURN_IF_ERROR(coordinator_->StepTrained(step));
+    AddCounts(coordinator_->counts(), values);
   } else {
     v1::PolicyVersion version;
     version.set_run_id(identity_.run_id);
