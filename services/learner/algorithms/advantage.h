@@ -23,12 +23,12 @@ struct GroupNormalization {
 // Returns   [sequences], of the rewards' dtype:
 //   group_std   (r - mean_g) / (std_g + epsilon): DeepSeekMath, arXiv 2402.03300, section 4.1.2
 //   group_mean  r - mean_g:                       Dr. GRPO, arXiv 2503.20783, section 3.2
-// and exactly 0 in a group whose rewards are all equal, found by max - min: float32 residue of the mean can make the
-// standard deviation slightly above 0.
+// and exactly 0 in a group whose rewards are all equal, found by max - min: float32 residue of the
+// mean can make the standard deviation slightly above 0.
 //
-// std_g divides by n - 1, as TRL and verl do. Sums run in float64 over each group's sorted rewards, so the order of
-// the sequences never shows in the result. INVALID_ARGUMENT names the first group of one and the first reward that is
-// not finite.
+// std_g divides by n - 1, as TRL and verl do. Sums run in float64 over each group's sorted rewards,
+// so the order of the sequences never shows in the result. INVALID_ARGUMENT names the first group
+// of one and the first reward that is not finite.
 absl::StatusOr<at::Tensor> GroupNormalizedAdvantages(const at::Tensor& rewards,
                                                      const at::Tensor& group_id,
                                                      const GroupNormalization& options);

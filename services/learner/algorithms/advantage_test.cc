@@ -48,8 +48,8 @@ TEST(GroupNormalizedAdvantages, MeanOnlyLeavesTheScale) {
 TEST(GroupNormalizedAdvantages, EqualRewardsGiveExactlyZero) {
   // The mean of three 0.1f is not 0.1f: only max - min sees that they are equal.
   const at::Tensor rewards = at::tensor({0.1f, 0.1f, 0.1f});
-  const auto advantages = GroupNormalizedAdvantages(rewards, at::tensor(std::vector<int64_t>(3, 1)),
-                                                    {.epsilon = 0});
+  const auto advantages =
+      GroupNormalizedAdvantages(rewards, at::tensor(std::vector<int64_t>(3, 1)), {.epsilon = 0});
   ASSERT_TRUE(advantages.ok()) << advantages.status();
   EXPECT_EQ(advantages->scalar_type(), at::kFloat);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(advantages->const_data_ptr<float>()[i], 0.0f);
@@ -83,8 +83,7 @@ TEST(GroupNormalizedAdvantages, RefusesWhatHasNoAdvantage) {
   EXPECT_EQ(single.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(single.status().message()), HasSubstr("group 9 has one scored sequence"));
 
-  const auto not_a_number =
-      Advantages({1, std::numeric_limits<double>::quiet_NaN()}, {3, 3});
+  const auto not_a_number = Advantages({1, std::numeric_limits<double>::quiet_NaN()}, {3, 3});
   EXPECT_EQ(not_a_number.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(not_a_number.status().message()), HasSubstr("sequence 1 in group 3"));
 

@@ -8,8 +8,8 @@
 
 namespace rollcall::learner {
 
-// What the loss of a whole mini-batch is divided by: counted once over all its micro-batches and ranks, so their losses
-// and gradients add up to exactly those of the undivided mini-batch.
+// What the loss of a whole mini-batch is divided by: counted once over all its micro-batches and
+// ranks, so their losses and gradients add up to exactly those of the undivided mini-batch.
 struct LossDenominators {
   // Sequences with at least one token in the loss; one without any is left out, as in verl.
   int64_t sequences = 0;
@@ -26,14 +26,14 @@ struct LossDenominators {
 // token_counts: tokens in the loss of each sequence.
 LossDenominators CountDenominators(std::span<const int64_t> token_counts);
 
-// An aggregation is linear in the token losses, so it is a weight for each: the aggregated loss is the sum over tokens
-// of weight * loss.
+// An aggregation is linear in the token losses, so it is a weight for each: the aggregated loss is
+// the sum over tokens of weight * loss.
 //
-//   seq_mean_token_mean  1 / (sequences * tokens of this sequence)   GRPO, arXiv 2402.03300, equation 3
-//   token_mean           1 / tokens                                  DAPO, arXiv 2503.14476, equation 8
+//   seq_mean_token_mean  1 / (sequences * tokens of this one)  GRPO, arXiv 2402.03300, equation 3
+//   token_mean           1 / tokens                            DAPO, arXiv 2503.14476, equation 8
 //
-// token_counts: tokens in the loss of each sequence of this micro-batch; a sequence is never split between
-// micro-batches. Returns one weight per token, sequence after sequence.
+// token_counts: tokens in the loss of each sequence of this micro-batch; a sequence is never split
+// between micro-batches. Returns one weight per token, sequence after sequence.
 std::vector<float> TokenWeights(v1::LossAggregation aggregation,
                                 std::span<const int64_t> token_counts,
                                 const LossDenominators& denominators);

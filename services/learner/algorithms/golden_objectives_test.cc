@@ -1,5 +1,5 @@
-// Replays what verl's, TRL's and OpenRLHF's own code computed (golden/objectives): values and gradients, in float32 and in
-// float64 where the reference kept it.
+// Replays what verl's, TRL's and OpenRLHF's own code computed (golden/objectives): values and
+// gradients, in float32 and in float64 where the reference kept it.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/tensor.h>
@@ -38,7 +38,8 @@ class GoldenGroup {
  public:
   explicit GoldenGroup(const std::string& name) {
     const char* data = std::getenv("ROLLCALL_TEST_DATA");
-    const std::string stem = std::string(data == nullptr ? "" : data) + "/golden/objectives/" + name;
+    const std::string stem =
+        std::string(data == nullptr ? "" : data) + "/golden/objectives/" + name;
     if (!std::filesystem::exists(stem + ".json")) return;
     cases_ = json::parse(std::ifstream(stem + ".json"))["cases"];
     auto tensors = checkpoint::LoadTensors(stem + ".safetensors");
@@ -92,7 +93,8 @@ at::Tensor Packed(const at::Tensor& values, const at::Tensor& mask) {
 
 at::Tensor Weights(v1::LossAggregation aggregation, const std::vector<int64_t>& counts,
                    const LossDenominators& denominators, at::ScalarType dtype) {
-  // The float32 weights would bound a float64 comparison, so these are divided again in the case's own dtype.
+  // The float32 weights would bound a float64 comparison, so these are divided again in the case's
+  // own dtype.
   std::vector<double> exact;
   for (const int64_t count : counts) {
     const double divisor = aggregation == v1::LOSS_AGGREGATION_TOKEN_MEAN
@@ -182,8 +184,8 @@ std::optional<PolicyCase> VerlCase(const GoldenGroup& group, const json& item) {
 
 std::optional<PolicyCase> TrlCase(const GoldenGroup& group, const json& item) {
   const json& hyper = item["hyper"];
-  for (const char* other : {"level", "delta", "quantile", "entropy_coef", "off_policy", "use_is",
-                            "bias_correction"}) {
+  for (const char* other :
+       {"level", "delta", "quantile", "entropy_coef", "off_policy", "use_is", "bias_correction"}) {
     if (hyper.contains(other)) return std::nullopt;
   }
   const std::string type = hyper.value("loss_type", "");
@@ -226,8 +228,9 @@ std::optional<v1::KlEstimator> KlCase(const json& item) {
   const bool verl = hyper.contains("kl_penalty");
   if (!verl && hyper["unbiased_gradient"].get<bool>()) return std::nullopt;
   const std::map<std::string, v1::KlEstimator> names = {
-      {"kl", v1::KL_ESTIMATOR_K1}, {"k1", v1::KL_ESTIMATOR_K1},  {"mse", v1::KL_ESTIMATOR_K2},
-      {"k2", v1::KL_ESTIMATOR_K2}, {"k3", v1::KL_ESTIMATOR_K3},  {"low_var_kl", v1::KL_ESTIMATOR_K3}};
+      {"kl", v1::KL_ESTIMATOR_K1},  {"k1", v1::KL_ESTIMATOR_K1},
+      {"mse", v1::KL_ESTIMATOR_K2}, {"k2", v1::KL_ESTIMATOR_K2},
+      {"k3", v1::KL_ESTIMATOR_K3},  {"low_var_kl", v1::KL_ESTIMATOR_K3}};
   const auto found = names.find(hyper[verl ? "kl_penalty" : "kl_estimator"]);
   if (found == names.end()) return std::nullopt;
   // Where the references clamp, they differ from each other and from us.
@@ -249,8 +252,7 @@ TEST(GoldenObjectives, KlEstimators) {
       const std::string name = GoldenGroup::Name(item);
       const at::Tensor mask = group.In(item, "response_mask", dtype);
       at::Tensor logprobs = group.In(item, "log_prob", dtype).requires_grad_(true);
-      const at::Tensor kl =
-          EstimateKl(*estimator, logprobs, group.In(item, "ref_log_prob", dtype));
+      const at::Tensor kl = EstimateKl(*estimator, logprobs, group.In(item, "ref_log_prob", dtype));
       kl.mul(mask).sum().backward();
       ExpectClose(kl, group.Out(item, "kl", dtype), tolerance, name);
       ExpectClose(logprobs.grad(), group.Out(item, "grad_log_prob", dtype), tolerance,

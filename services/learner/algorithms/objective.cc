@@ -37,8 +37,8 @@ absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section) 
     if (row.id == Choose(section.preset(), v1::ALGORITHM_PRESET_GRPO)) preset = &row;
   }
   if (preset == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("algorithm.preset: ", section.preset(),
-                                                   " is not in the table of objectives"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("algorithm.preset: ", section.preset(), " is not in the table of objectives"));
   }
   if (section.samples_per_prompt() < preset->min_group_size) {
     return absl::InvalidArgumentError(
@@ -47,9 +47,9 @@ absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section) 
                      section.samples_per_prompt()));
   }
   if (section.min_valid_samples() < preset->min_group_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("algorithm.min_valid_samples: ", preset->name, " needs at least ",
-                     preset->min_group_size, ", got ", section.min_valid_samples()));
+    return absl::InvalidArgumentError(absl::StrCat("algorithm.min_valid_samples: ", preset->name,
+                                                   " needs at least ", preset->min_group_size,
+                                                   ", got ", section.min_valid_samples()));
   }
   Objective objective;
   objective.name = preset->name;

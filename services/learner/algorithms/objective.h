@@ -9,8 +9,8 @@
 
 namespace rollcall::learner {
 
-// An algorithm as data: which advantage, which clip, which KL, which aggregation. A name such as `grpo` is a row of the
-// preset table in objective.cc; the configuration overrides its parts.
+// An algorithm as data: which advantage, which clip, which KL, which aggregation. A name such as
+// `grpo` is a row of the preset table in objective.cc; the configuration overrides its parts.
 struct Objective {
   std::string name;
   GroupNormalization advantage;
@@ -23,9 +23,9 @@ struct Objective {
   bool needs_reference() const { return kl_coefficient > 0; }
 };
 
-// The objective that `section` describes: the preset's row, its enum parts overridden where they are set, its numbers
-// taken from the section (whose defaults are grpo's). INVALID_ARGUMENT names the field that the objective cannot use,
-// such as samples_per_prompt below 2.
+// The objective that `section` describes: the preset's row, its enum parts overridden where they
+// are set, its numbers taken from the section (whose defaults are grpo's). INVALID_ARGUMENT names
+// the field that the objective cannot use, such as samples_per_prompt below 2.
 absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section);
 
 }  // namespace rollcall::learner

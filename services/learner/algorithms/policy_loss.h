@@ -22,13 +22,14 @@ struct PolicyLoss {
   at::Tensor clipped_high;
 };
 
-// Clipped surrogate: PPO, arXiv 1707.06347, equation 7, per token and negated; with high > low it is DAPO's clip-higher,
-// arXiv 2503.14476, equation 10.
+// Clipped surrogate: PPO, arXiv 1707.06347, equation 7, per token and negated; with high > low it
+// is DAPO's clip-higher, arXiv 2503.14476, equation 10.
 //
 //   loss = max(-A * ratio, -A * clip(ratio, 1 - low, 1 + high))
 //
-// logprobs, old_logprobs, advantages: [tokens], one float dtype; the gradient flows into logprobs only. Where the two
-// branches are equal (ratio within the bounds) the gradient is that of the unclipped one.
+// logprobs, old_logprobs, advantages: [tokens], one float dtype; the gradient flows into logprobs
+// only. Where the two branches are equal (ratio within the bounds) the gradient is that of the
+// unclipped one.
 PolicyLoss ClippedPolicyLoss(const at::Tensor& logprobs, const at::Tensor& old_logprobs,
                              const at::Tensor& advantages, const ClipRange& clip);
 

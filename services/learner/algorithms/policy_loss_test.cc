@@ -45,25 +45,22 @@ void ExpectGradientMatchesDifferences(const std::function<at::Tensor(const at::T
 TEST(ClippedPolicyLoss, HandWorkedTokens) {
   // Ratios 1, 2, 2, 0.5, 0.5 with both signs of the advantage; bounds [0.8, 1.3].
   const at::Tensor old = at::tensor(std::vector<double>(5, -1.0));
-  at::Tensor logprobs =
-      at::tensor(std::vector<double>{-1, -1 + std::log(2), -1 + std::log(2), -1 + std::log(0.5),
-                                     -1 + std::log(0.5)})
-          .requires_grad_(true);
+  at::Tensor logprobs = at::tensor(std::vector<double>{-1, -1 + std::log(2), -1 + std::log(2),
+                                                       -1 + std::log(0.5), -1 + std::log(0.5)})
+                            .requires_grad_(true);
   const at::Tensor advantages = at::tensor(std::vector<double>{3, 1, -1, 1, -1});
-  const PolicyLoss result =
-      ClippedPolicyLoss(logprobs, old, advantages, {.low = 0.2, .high = 0.3});
-  EXPECT_THAT(ToVector(result.loss), ElementsAre(DoubleNear(-3, 1e-12), DoubleNear(-1.3, 1e-12),
-                                                 DoubleNear(2, 1e-12), DoubleNear(-0.5, 1e-12),
-                                                 DoubleNear(0.8, 1e-12)));
+  const PolicyLoss result = ClippedPolicyLoss(logprobs, old, advantages, {.low = 0.2, .high = 0.3});
+  EXPECT_THAT(ToVector(result.loss),
+              ElementsAre(DoubleNear(-3, 1e-12), DoubleNear(-1.3, 1e-12), DoubleNear(2, 1e-12),
+                          DoubleNear(-0.5, 1e-12), DoubleNear(0.8, 1e-12)));
   EXPECT_THAT(ToVector(result.clipped_low), ElementsAre(0, 0, 0, 0, 1));
   EXPECT_THAT(ToVector(result.clipped_high), ElementsAre(0, 1, 0, 0, 0));
   EXPECT_FALSE(result.ratio.requires_grad());
 
   result.loss.sum().backward();
   // -A * ratio where unclipped, 0 where a bound holds.
-  EXPECT_THAT(ToVector(logprobs.grad()),
-              ElementsAre(DoubleNear(-3, 1e-12), 0, DoubleNear(2, 1e-12), DoubleNear(-0.5, 1e-12),
-                          0));
+  EXPECT_THAT(ToVector(logprobs.grad()), ElementsAre(DoubleNear(-3, 1e-12), 0, DoubleNear(2, 1e-12),
+                                                     DoubleNear(-0.5, 1e-12), 0));
 }
 
 TEST(ClippedPolicyLoss, GradientMatchesDifferences) {
@@ -81,14 +78,14 @@ TEST(EstimateKl, HandWorkedValues) {
               ElementsAre(0, 1, -1));
   EXPECT_THAT(ToVector(EstimateKl(v1::KL_ESTIMATOR_K2, logprobs, reference)),
               ElementsAre(0, 0.5, 0.5));
-  EXPECT_THAT(ToVector(EstimateKl(v1::KL_ESTIMATOR_K3, logprobs, reference)),
-              ElementsAre(0, DoubleNear(std::exp(-1.0), 1e-12), DoubleNear(std::exp(1) - 2, 1e-12)));
+  EXPECT_THAT(
+      ToVector(EstimateKl(v1::KL_ESTIMATOR_K3, logprobs, reference)),
+      ElementsAre(0, DoubleNear(std::exp(-1.0), 1e-12), DoubleNear(std::exp(1) - 2, 1e-12)));
 }
 
 TEST(EstimateKl, GradientsMatchDifferences) {
   const at::Tensor reference = at::tensor(std::vector<double>{-1, -2, -0.5, -3});
-  for (const auto estimator :
-       {v1::KL_ESTIMATOR_K1, v1::KL_ESTIMATOR_K2, v1::KL_ESTIMATOR_K3}) {
+  for (const auto estimator : {v1::KL_ESTIMATOR_K1, v1::KL_ESTIMATOR_K2, v1::KL_ESTIMATOR_K3}) {
     ExpectGradientMatchesDifferences(
         [&](const at::Tensor& x) { return EstimateKl(estimator, x, reference); },
         {-1.5, -1.9, -0.5, -2});
@@ -100,9 +97,8 @@ TEST(TokenWeights, HandWorkedBatch) {
   const LossDenominators denominators = CountDenominators(counts);
   EXPECT_EQ(denominators.sequences, 2);
   EXPECT_EQ(denominators.tokens, 6);
-  EXPECT_THAT(
-      TokenWeights(v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN, counts, denominators),
-      ElementsAre(0.25f, 0.25f, 0.125f, 0.125f, 0.125f, 0.125f));
+  EXPECT_THAT(TokenWeights(v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN, counts, denominators),
+              ElementsAre(0.25f, 0.25f, 0.125f, 0.125f, 0.125f, 0.125f));
   EXPECT_THAT(TokenWeights(v1::LOSS_AGGREGATION_TOKEN_MEAN, counts, denominators),
               ::testing::AllOf(::testing::SizeIs(6), ::testing::Each(1.0f / 6)));
 }

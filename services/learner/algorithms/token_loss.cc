@@ -6,8 +6,8 @@ namespace rollcall::learner {
 
 TokenLoss ObjectiveLoss(const Objective& objective, const TokenInputs& inputs) {
   TokenLoss loss;
-  loss.policy = ClippedPolicyLoss(inputs.logprobs, inputs.old_logprobs, inputs.advantages,
-                                  objective.clip);
+  loss.policy =
+      ClippedPolicyLoss(inputs.logprobs, inputs.old_logprobs, inputs.advantages, objective.clip);
   loss.total = loss.policy.loss;
   if (objective.needs_reference()) {
     loss.kl = EstimateKl(objective.kl_estimator, inputs.logprobs, inputs.reference_logprobs);

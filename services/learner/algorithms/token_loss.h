@@ -6,7 +6,8 @@
 
 namespace rollcall::learner {
 
-// What an objective needs of the tokens in the loss; every tensor is [tokens], float32 (float64 in tests).
+// What an objective needs of the tokens in the loss; every tensor is [tokens], float32 (float64 in
+// tests).
 struct TokenInputs {
   // Nats, under the weights being trained; carries the gradient.
   at::Tensor logprobs;
@@ -27,7 +28,8 @@ struct TokenLoss {
   at::Tensor kl;
 };
 
-// policy loss + kl_coefficient * KL (DeepSeekMath, arXiv 2402.03300, equation 3, per token and negated).
+// policy loss + kl_coefficient * KL (DeepSeekMath, arXiv 2402.03300, equation 3, per token and
+// negated).
 TokenLoss ObjectiveLoss(const Objective& objective, const TokenInputs& inputs);
 
 // Cross-entropy: -logprobs.

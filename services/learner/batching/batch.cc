@@ -47,8 +47,8 @@ absl::Status CheckTokens(const TrainSequence& sequence, uint32_t vocab_size) {
                                                    sequence.token_ids.size(), " tokens"));
   }
   if (sequence.loss_mask[0] != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Name(sequence), ": loss_mask[0] is set, but nothing predicts the first token"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        Name(sequence), ": loss_mask[0] is set, but nothing predicts the first token"));
   }
   for (size_t i = 0; i < sequence.token_ids.size(); ++i) {
     if (sequence.token_ids[i] >= vocab_size) {
@@ -70,8 +70,8 @@ absl::Status CheckSequence(const TrainSequence& sequence, const BatchRequirement
   }
   // What has no reward stays out of the loss, so nothing more is asked of it.
   if (requirements.rollouts && !sequence.reward.has_value()) return absl::OkStatus();
-  if (absl::Status status = CheckLogprobs(sequence, sequence.behavior_logprobs,
-                                          "behavior_logprobs", requirements.rollouts);
+  if (absl::Status status = CheckLogprobs(sequence, sequence.behavior_logprobs, "behavior_logprobs",
+                                          requirements.rollouts);
       !status.ok()) {
     return status;
   }
@@ -91,9 +91,9 @@ absl::Status CheckOrder(const TrainBatch& batch) {
           absl::StrCat(Name(sequence), ": its group is not among the batch's group_ids"));
     }
     if (i > 0 && Key(batch.sequences[i - 1]) >= Key(sequence)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Name(sequence), ": stands after ", Name(batch.sequences[i - 1]),
-          "; sequences must be unique and ordered by group and sample"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(sequence), ": stands after ", Name(batch.sequences[i - 1]),
+                       "; sequences must be unique and ordered by group and sample"));
     }
   }
   return absl::OkStatus();

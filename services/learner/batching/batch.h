@@ -53,12 +53,14 @@ struct BatchRequirements {
   bool reference_logprobs = false;
 };
 
-// Puts sequences and group ids into the order of (group_id, sample_index). Stable; supervised batches keep theirs.
+// Puts sequences and group ids into the order of (group_id, sample_index). Stable; supervised
+// batches keep theirs.
 void OrderBatch(TrainBatch& batch);
 
-// Whether `batch` can be trained on: at least one sequence, in order and without duplicates, of the groups that
-// group_ids names; columns as long as their sequence; token ids within the vocabulary; log-probs of loss tokens finite
-// and not positive; rewards finite. INVALID_ARGUMENT names group, sample, position and value of the first violation.
+// Whether `batch` can be trained on: at least one sequence, in order and without duplicates, of the
+// groups that group_ids names; columns as long as their sequence; token ids within the vocabulary;
+// log-probs of loss tokens finite and not positive; rewards finite. INVALID_ARGUMENT names group,
+// sample, position and value of the first violation.
 absl::Status CheckBatch(const TrainBatch& batch, const BatchRequirements& requirements);
 
 // Where batches come from: the rollout coordinator (rl) or a file (sft). Called by the training

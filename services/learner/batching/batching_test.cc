@@ -70,11 +70,9 @@ TEST(PackByTokens, EverySequenceOnceWithinTheBudget) {
 }
 
 TEST(SplitIntoMiniBatches, KeepsGroupsWholeAndLeavesOutWhatHasNoLoss) {
-  EXPECT_THAT(SplitIntoMiniBatches(TwoGroups(), 2),
-              ElementsAre(ElementsAre(0, 1), ElementsAre(2)));
+  EXPECT_THAT(SplitIntoMiniBatches(TwoGroups(), 2), ElementsAre(ElementsAre(0, 1), ElementsAre(2)));
   EXPECT_THAT(SplitIntoMiniBatches(TwoGroups(), 1), ElementsAre(ElementsAre(0, 1, 2)));
-  EXPECT_THAT(SplitIntoMiniBatches(TwoGroups(), 9),
-              ElementsAre(ElementsAre(0, 1), ElementsAre(2)));
+  EXPECT_THAT(SplitIntoMiniBatches(TwoGroups(), 9), ElementsAre(ElementsAre(0, 1), ElementsAre(2)));
   TrainBatch unscored = TwoGroups();
   unscored.sequences[0].reward.reset();
   EXPECT_THAT(SplitIntoMiniBatches(unscored, 1), ElementsAre(ElementsAre(1, 2)));

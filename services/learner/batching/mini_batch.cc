@@ -7,8 +7,8 @@ namespace {
 
 bool EntersLoss(const TrainSequence& sequence, bool supervised) {
   if (!supervised && !sequence.reward.has_value()) return false;
-  return std::find(sequence.loss_mask.begin(), sequence.loss_mask.end(), 1) !=
-         sequence.loss_mask.end();
+  return std::any_of(sequence.loss_mask.begin(), sequence.loss_mask.end(),
+                     [](uint8_t mask) { return mask != 0; });
 }
 
 }  // namespace

@@ -9,7 +9,8 @@
 
 namespace rollcall::learner {
 
-// The sequences of one micro-batch laid end to end, without padding, and the tokens of them that enter the loss.
+// The sequences of one micro-batch laid end to end, without padding, and the tokens of them that
+// enter the loss.
 struct PackedBatch {
   // Index of each packed sequence in the batch it came from.
   std::vector<size_t> sequences;
@@ -35,7 +36,8 @@ struct PackedBatch {
   std::vector<int64_t> token_counts;
 };
 
-// Packs the sequences of `batch` that `indices` names, in that order. The batch must be one that CheckBatch accepts.
+// Packs the sequences of `batch` that `indices` names, in that order. The batch must be one that
+// CheckBatch accepts.
 PackedBatch Pack(const TrainBatch& batch, std::span<const size_t> indices);
 
 }  // namespace rollcall::learner

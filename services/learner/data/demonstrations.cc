@@ -80,8 +80,8 @@ class DemonstrationReader {
   absl::StatusOr<MaskedTokens> EncodeMessages(const RowPlace& place, const nlohmann::json& row,
                                               const std::string& column) const {
     if (!row.contains(column)) {
-      return place.Error(absl::StrCat("expected a column \"", data_.prompt_column(), "\" or \"",
-                                      column, "\""));
+      return place.Error(
+          absl::StrCat("expected a column \"", data_.prompt_column(), "\" or \"", column, "\""));
     }
     if (!CheckMessages(row[column]).ok()) {
       return place.WrongColumn(column, "a list of messages with roles", row[column]);
@@ -94,10 +94,9 @@ class DemonstrationReader {
     MaskedTokens tokens;
     ROLLCALL_ASSIGN_OR_RETURN(tokens.token_ids,
                               tokenizer_.Encode(prompt, data_.add_special_tokens()));
-    ROLLCALL_ASSIGN_OR_RETURN(
-        std::vector<uint32_t> rest,
-        EncodeContinuation(tokenizer_, prompt, tokens.token_ids, prompt + completion,
-                           data_.add_special_tokens()));
+    ROLLCALL_ASSIGN_OR_RETURN(std::vector<uint32_t> rest,
+                              EncodeContinuation(tokenizer_, prompt, tokens.token_ids,
+                                                 prompt + completion, data_.add_special_tokens()));
     if (data_.append_eos()) {
       const std::optional<uint32_t> eos = tokenizer_.eos_id();
       if (!eos.has_value()) {
@@ -125,8 +124,7 @@ class DemonstrationReader {
 }  // namespace
 
 absl::StatusOr<DemonstrationSet> LoadDemonstrations(
-    const v1::DataSection& data,
-    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens) {
   const DemonstrationReader reader(data, tokenizer, max_sequence_tokens);
   RowPolicy policy(data);
@@ -146,9 +144,9 @@ absl::StatusOr<DemonstrationSet> LoadDemonstrations(
   }
   set.left_out = policy.left_out();
   if (set.rows.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "no demonstration in data.train: ", set.left_out.unreadable, " rows skipped, ",
-        set.left_out.too_long, " dropped for their length"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("no demonstration in data.train: ", set.left_out.unreadable, " rows skipped, ",
+                     set.left_out.too_long, " dropped for their length"));
   }
   return set;
 }

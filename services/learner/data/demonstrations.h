@@ -22,22 +22,25 @@ struct DemonstrationSet {
   LeftOutRows left_out;
 };
 
-// Reads demonstrations. A row has data.prompt_column and data.completion_column, or a chat in data.messages_column:
-//   strings            the loss is on the completion, ended by the end-of-sequence token where data.append_eos says so
-//   lists of messages  joined (a string completion is an assistant's message); the loss is on what the assistant says
-//                      in the completion
+// Reads demonstrations. A row has data.prompt_column and data.completion_column, or a chat in
+// data.messages_column:
+//   strings            the loss is on the completion, ended by the end-of-sequence token where
+//                      data.append_eos says so
+//   lists of messages  joined (a string completion is an assistant's message); the loss is on what
+//                      the assistant says in the completion
 //   a chat             the loss is on everything that the assistant says
 // Chats end as their template ends them; append_eos does not touch them.
 //
-// A row whose prompt (tokens before the first taught one) is longer than data.max_prompt_tokens, or that is longer than
-// `max_sequence_tokens` (the model's context; 0: no bound) in all, is treated as data.on_long_prompt says. Errors are those
-// of LoadPrompts; FAILED_PRECONDITION also when append_eos is set and the tokenizer has no such token.
+// A row whose prompt (tokens before the first taught one) is longer than data.max_prompt_tokens, or
+// that is longer than `max_sequence_tokens` (the model's context; 0: no bound) in all, is treated
+// as data.on_long_prompt says. Errors are those of LoadPrompts; FAILED_PRECONDITION also when
+// append_eos is set and the tokenizer has no such token.
 absl::StatusOr<DemonstrationSet> LoadDemonstrations(
-    const v1::DataSection& data,
-    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);
 
-// Batches of demonstrations: that of step s is a pure function of rows, seed and s. Endless; never blocks.
+// Batches of demonstrations: that of step s is a pure function of rows, seed and s. Endless; never
+// blocks.
 class DemonstrationSource final : public BatchSource {
  public:
   // `set` holds at least one row, as LoadDemonstrations promises; sequences_per_step >= 1.
@@ -47,7 +50,8 @@ class DemonstrationSource final : public BatchSource {
         order_(seed, set_->rows.size(), shuffle),
         sequences_per_step_(sequences_per_step) {}
 
-  // Metrics: length/mean (tokens), length/completion_mean, data/epoch. INVALID_ARGUMENT when step is 0.
+  // Metrics: length/mean (tokens), length/completion_mean, data/epoch. INVALID_ARGUMENT when step
+  // is 0.
   absl::StatusOr<TrainBatch> Next(uint64_t step) override;
 
  private:

@@ -51,8 +51,8 @@ TEST(LoadDemonstrations, TeachesTheCompletionOfAPrompt) {
   EXPECT_THAT(tokens->token_ids, ElementsAreArray(Ids("1+2=3$")));
   EXPECT_EQ(Mask(*tokens), "000011");
 
-  const auto open = ReadOne(folder, R"({"prompt": "1+2=", "completion": "3"})",
-                            *folder.Tokenizer(), /*append_eos=*/false);
+  const auto open = ReadOne(folder, R"({"prompt": "1+2=", "completion": "3"})", *folder.Tokenizer(),
+                            /*append_eos=*/false);
   ASSERT_TRUE(open.ok()) << open.status();
   EXPECT_THAT(open->token_ids, ElementsAreArray(Ids("1+2=3")));
 
@@ -85,9 +85,9 @@ TEST(LoadDemonstrations, TeachesOnlyTheCompletionOfAChatPrompt) {
   ASSERT_TRUE(from_string.ok()) << from_string.status();
   EXPECT_THAT(from_string->token_ids, ElementsAreArray(Ids("b:1$|a:2$|b:3$|a:4$|")));
   EXPECT_EQ(Mask(*from_string), "00000000000000000110");
-  const auto from_messages = ReadOne(
-      folder, "{" + prompt + R"(, "completion": [{"role": "assistant", "content": "4"}]})",
-      *tokenizer);
+  const auto from_messages =
+      ReadOne(folder, "{" + prompt + R"(, "completion": [{"role": "assistant", "content": "4"}]})",
+              *tokenizer);
   ASSERT_TRUE(from_messages.ok()) << from_messages.status();
   EXPECT_EQ(from_messages->token_ids, from_string->token_ids);
   EXPECT_EQ(from_messages->loss_mask, from_string->loss_mask);
@@ -123,11 +123,10 @@ TEST(LoadDemonstrations, ErrorsNameTheColumn) {
 
 TEST(LoadDemonstrations, BoundsPromptAndWholeSequence) {
   const TestFolder folder;
-  v1::DataSection data =
-      DataOf(folder.Write("sft.jsonl",
-                          "{\"prompt\": \"abcde\", \"completion\": \"a\"}\n"
-                          "{\"prompt\": \"a\", \"completion\": \"0123456789\"}\n"
-                          "{\"prompt\": \"a\", \"completion\": \"b\"}\n"));
+  v1::DataSection data = DataOf(folder.Write("sft.jsonl",
+                                             "{\"prompt\": \"abcde\", \"completion\": \"a\"}\n"
+                                             "{\"prompt\": \"a\", \"completion\": \"0123456789\"}\n"
+                                             "{\"prompt\": \"a\", \"completion\": \"b\"}\n"));
   data.set_max_prompt_tokens(4);
   data.set_on_long_prompt(v1::LONG_PROMPT_DROP);
   const auto set = LoadDemonstrations(data, data.train(), *folder.Tokenizer(), 8);
@@ -149,8 +148,8 @@ TEST(DemonstrationSource, ABatchIsAFunctionOfItsStep) {
   }
   for (uint64_t step = 6; step >= 1; --step) {
     const auto batch = resumed.Next(step);
-    EXPECT_THAT(batches[step - 1], ElementsAre(batch->sequences[0].token_ids[0],
-                                               batch->sequences[1].token_ids[0]));
+    EXPECT_THAT(batches[step - 1],
+                ElementsAre(batch->sequences[0].token_ids[0], batch->sequences[1].token_ids[0]));
   }
   // The first five rows visited are all rows.
   std::set<uint32_t> seen;

@@ -11,9 +11,10 @@
 
 namespace rollcall::learner {
 
-// The order in which the rows of a data set are visited, epoch after epoch: the row at an ordinal is a pure function of
-// (seed, rows, ordinal), so the ordinal alone is all that a resumed run needs. Every epoch visits every row once, in its
-// own uniformly drawn order (Fisher and Yates over a Philox stream), or in file order without shuffling. Thread-safe.
+// The order in which the rows of a data set are visited, epoch after epoch: the row at an ordinal
+// is a pure function of (seed, rows, ordinal), so the ordinal alone is all that a resumed run
+// needs. Every epoch visits every row once, in its own uniformly drawn order (Fisher and Yates over
+// a Philox stream), or in file order without shuffling. Thread-safe.
 class EpochOrder {
  public:
   // rows >= 1.

@@ -26,9 +26,10 @@ struct RowPlace {
   absl::Status Error(std::string_view message) const;
 };
 
-// Calls `on_row` for each line of a JSONL file in turn, with the object in it, or with the status of a line that is not
-// a JSON object (INVALID_ARGUMENT "path:line: byte N: …"). Lines end with "\n"; blank ones are passed over. Stops at the
-// first error that `on_row` returns and returns it. NOT_FOUND or PERMISSION_DENIED when the file cannot be read.
+// Calls `on_row` for each line of a JSONL file in turn, with the object in it, or with the status
+// of a line that is not a JSON object (INVALID_ARGUMENT "path:line: byte N: …"). Lines end with
+// "\n"; blank ones are passed over. Stops at the first error that `on_row` returns and returns it.
+// NOT_FOUND or PERMISSION_DENIED when the file cannot be read.
 absl::Status ForEachJsonRow(
     const std::string& path,
     const std::function<absl::Status(const RowPlace&, absl::StatusOr<nlohmann::json>)>& on_row);

@@ -35,8 +35,8 @@ class PromptReader {
       : data_(data), tokenizer_(tokenizer) {}
 
   absl::StatusOr<v1::PromptRow> Read(const RowPlace& place, const nlohmann::json& row) const {
-    const std::string& column = row.contains(data_.prompt_column()) ? data_.prompt_column()
-                                                                    : data_.messages_column();
+    const std::string& column =
+        row.contains(data_.prompt_column()) ? data_.prompt_column() : data_.messages_column();
     if (!row.contains(column)) {
       return place.Error(absl::StrCat("expected a column \"", data_.prompt_column(), "\" or \"",
                                       data_.messages_column(), "\""));
@@ -63,7 +63,8 @@ class PromptReader {
   absl::Status CheckLength(const RowPlace& place, const v1::PromptRow& prompt) const {
     const auto length = static_cast<uint32_t>(prompt.token_ids_size());
     if (length <= data_.max_prompt_tokens()) return absl::OkStatus();
-    return place.Error(absl::StrCat("the prompt has ", length, " tokens, data.max_prompt_tokens is ",
+    return place.Error(absl::StrCat("the prompt has ", length,
+                                    " tokens, data.max_prompt_tokens is ",
                                     data_.max_prompt_tokens()));
   }
 
@@ -75,8 +76,7 @@ class PromptReader {
 }  // namespace
 
 absl::StatusOr<PromptSet> LoadPrompts(
-    const v1::DataSection& data,
-    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer) {
   const PromptReader reader(data, tokenizer);
   RowPolicy policy(data);
@@ -97,12 +97,10 @@ absl::StatusOr<PromptSet> LoadPrompts(
   }
   set.left_out = policy.left_out();
   if (set.rows.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no prompt in ", sources.empty() ? "an empty list of files"
-                                                      : sources[0].path().c_str(),
-                     sources.size() > 1 ? " and the other files" : "", ": ",
-                     set.left_out.unreadable, " rows skipped, ", set.left_out.too_long,
-                     " dropped for their length"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no prompt in ", sources.empty() ? "an empty list of files" : sources[0].path().c_str(),
+        sources.size() > 1 ? " and the other files" : "", ": ", set.left_out.unreadable,
+        " rows skipped, ", set.left_out.too_long, " dropped for their length"));
   }
   return set;
 }

@@ -25,16 +25,16 @@ struct PromptSet {
   LeftOutRows left_out;
 };
 
-// Reads prompts for reinforcement learning or evaluation. A prompt is data.prompt_column, a string (encoded with special
-// tokens as data.add_special_tokens says) or a list of messages (rendered by the tokenizer's chat template); where that
-// column is absent, data.messages_column. A chat must not end with the assistant.
+// Reads prompts for reinforcement learning or evaluation. A prompt is data.prompt_column, a string
+// (encoded with special tokens as data.add_special_tokens says) or a list of messages (rendered by
+// the tokenizer's chat template); where that column is absent, data.messages_column. A chat must
+// not end with the assistant.
 //
-// Errors name file, line, column and what is expected. INVALID_ARGUMENT: a bad row or too long a prompt, where the
-// configuration does not say to leave it out, or no row left; FAILED_PRECONDITION: messages without a chat template;
-// otherwise those of ReadFile.
+// Errors name file, line, column and what is expected. INVALID_ARGUMENT: a bad row or too long a
+// prompt, where the configuration does not say to leave it out, or no row left;
+// FAILED_PRECONDITION: messages without a chat template; otherwise those of ReadFile.
 absl::StatusOr<PromptSet> LoadPrompts(
-    const v1::DataSection& data,
-    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer);
 
 }  // namespace rollcall::learner

@@ -49,10 +49,10 @@ TEST(LoadPrompts, ReadsStringsAndKeepsOtherColumns) {
 
 TEST(LoadPrompts, RendersMessagesByTheChatTemplate) {
   const TestFolder folder;
-  const std::string path = folder.Write(
-      "train.jsonl", R"({"prompt": [{"role": "user", "content": "1"}], "answer": "2"})"
-                     "\n"
-                     R"({"messages": [{"role": "user", "content": "3"}]})");
+  const std::string path =
+      folder.Write("train.jsonl", R"({"prompt": [{"role": "user", "content": "1"}], "answer": "2"})"
+                                  "\n"
+                                  R"({"messages": [{"role": "user", "content": "3"}]})");
   v1::DataSection data = DataOf(path);
   data.set_add_special_tokens(true);  // never on top of a template
   const auto set = LoadPrompts(data, data.train(), *folder.Tokenizer(kTemplate));
@@ -122,8 +122,8 @@ TEST(PromptSource, PromptsFollowTheOrdinal) {
   const std::string path = folder.Write(
       "train.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n{\"prompt\": \"c\"}\n");
   const v1::DataSection data = DataOf(path);
-  auto set = std::make_shared<PromptSet>(
-      LoadPrompts(data, data.train(), *folder.Tokenizer()).value());
+  auto set =
+      std::make_shared<PromptSet>(LoadPrompts(data, data.train(), *folder.Tokenizer()).value());
   const PromptSource source(set, /*seed=*/5, /*shuffle=*/true);
   std::set<std::string> second_epoch;
   for (uint64_t ordinal = 3; ordinal < 6; ++ordinal) {

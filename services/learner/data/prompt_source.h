@@ -10,8 +10,9 @@
 
 namespace rollcall::learner {
 
-// The endless sequence of training prompts: the n-th is a pure function of the rows, the seed and n, so a run resumes
-// from the ordinal alone (a group's id is the ordinal of its prompt). Immutable; any number of threads may read it.
+// The endless sequence of training prompts: the n-th is a pure function of the rows, the seed and
+// n, so a run resumes from the ordinal alone (a group's id is the ordinal of its prompt).
+// Immutable; any number of threads may read it.
 class PromptSource {
  public:
   // `set` holds at least one row, as LoadPrompts promises.

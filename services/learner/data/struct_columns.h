@@ -11,8 +11,9 @@
 
 namespace rollcall::learner {
 
-// The columns of a row as verifiers see them, without those in `left_out`. A Struct holds numbers as float64: an integer
-// that float64 cannot represent exactly is INVALID_ARGUMENT (write it as a string), as is nesting deeper than 64.
+// The columns of a row as verifiers see them, without those in `left_out`. A Struct holds numbers
+// as float64: an integer that float64 cannot represent exactly is INVALID_ARGUMENT (write it as a
+// string), as is nesting deeper than 64.
 absl::StatusOr<google::protobuf::Struct> ColumnsOf(const RowPlace& place, const nlohmann::json& row,
                                                    const std::set<std::string>& left_out);
 

@@ -32,8 +32,8 @@ class TestFolder {
     return (path_ / name).string();
   }
 
-  // A tokenizer of one token per character: <eos> is 0, then the characters of kCharacters from 1. With special tokens,
-  // <eos> stands in front.
+  // A tokenizer of one token per character: <eos> is 0, then the characters of kCharacters from 1.
+  // With special tokens, <eos> stands in front.
   std::shared_ptr<const text::Tokenizer> Tokenizer(const std::string& chat_template = "",
                                                    bool with_eos = true) const {
     nlohmann::json vocab = {{"<eos>", 0}};
@@ -41,8 +41,13 @@ class TestFolder {
     const nlohmann::json tokenizer = {
         {"version", "1.0"},
         {"added_tokens",
-         {{{"id", 0}, {"content", "<eos>"}, {"single_word", false}, {"lstrip", false},
-           {"rstrip", false}, {"normalized", false}, {"special", true}}}},
+         {{{"id", 0},
+           {"content", "<eos>"},
+           {"single_word", false},
+           {"lstrip", false},
+           {"rstrip", false},
+           {"normalized", false},
+           {"special", true}}}},
         {"post_processor",
          {{"type", "TemplateProcessing"},
           {"single",
@@ -51,8 +56,7 @@ class TestFolder {
           {"pair",
            {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
             {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
-          {"special_tokens",
-           {{"<eos>", {{"id", "<eos>"}, {"ids", {0}}, {"tokens", {"<eos>"}}}}}}}},
+          {"special_tokens", {{"<eos>", {{"id", "<eos>"}, {"ids", {0}}, {"tokens", {"<eos>"}}}}}}}},
         {"decoder", {{"type", "Fuse"}}},
         {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
     nlohmann::json config = nlohmann::json::object();

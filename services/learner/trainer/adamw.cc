@@ -70,8 +70,8 @@ absl::Status AdamW::Check(const std::map<std::string, at::Tensor>& state) const 
     }
   }
   if (state.size() != own.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("optimizer state: expected ", own.size(),
-                                                   " tensors, got ", state.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("optimizer state: expected ", own.size(), " tensors, got ", state.size()));
   }
   return absl::OkStatus();
 }

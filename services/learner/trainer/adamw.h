@@ -14,10 +14,10 @@
 
 namespace rollcall::learner {
 
-// AdamW (arXiv 1711.05101), equal to torch.optim.AdamW with weight decay on every parameter: LibTorch's fused kernel on
-// float32 masters. A float32 parameter is its own master; one of a narrower dtype is rounded from its master after each
-// update. Elementwise, so the bits do not depend on the number of threads. One thread owns it; LibTorch's exceptions
-// pass through.
+// AdamW (arXiv 1711.05101), equal to torch.optim.AdamW with weight decay on every parameter:
+// LibTorch's fused kernel on float32 masters. A float32 parameter is its own master; one of a
+// narrower dtype is rounded from its master after each update. Elementwise, so the bits do not
+// depend on the number of threads. One thread owns it; LibTorch's exceptions pass through.
 class AdamW {
  public:
   // Keeps references to the parameters' storage, and takes their present values as the masters.
@@ -29,14 +29,16 @@ class AdamW {
   // Updates so far; the bias correction's t.
   int64_t updates() const { return updates_; }
 
-  // All state under names for a file: "exp_avg.<parameter>", "exp_avg_sq.<parameter>", "master.<parameter>" where it is not
-  // the parameter itself, and "updates" (int64, [1]). The tensors share storage with the optimizer.
+  // All state under names for a file: "exp_avg.<parameter>", "exp_avg_sq.<parameter>",
+  // "master.<parameter>" where it is not the parameter itself, and "updates" (int64, [1]). The
+  // tensors share storage with the optimizer.
   std::vector<tensor::NamedTensor> State() const;
 
-  // Whether `state` is what State() of an optimizer for these parameters wrote. INVALID_ARGUMENT names the first tensor
-  // that is missing, unexpected or of another shape or dtype.
+  // Whether `state` is what State() of an optimizer for these parameters wrote. INVALID_ARGUMENT
+  // names the first tensor that is missing, unexpected or of another shape or dtype.
   absl::Status Check(const std::map<std::string, at::Tensor>& state) const;
-  // Takes over a state that Check accepts. Parameters with masters of their own are rounded from them.
+  // Takes over a state that Check accepts. Parameters with masters of their own are rounded from
+  // them.
   void Restore(const std::map<std::string, at::Tensor>& state);
 
  private:

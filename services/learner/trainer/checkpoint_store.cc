@@ -123,9 +123,9 @@ absl::StatusOr<std::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNewe
     newest_error.Update(error);
   }
   if (steps.empty()) return std::optional<Loaded>();
-  return absl::DataLossError(absl::StrCat(root_, ": none of ", steps.size(),
-                                          " checkpoints is whole; the newest: ",
-                                          std::string(newest_error.message())));
+  return absl::DataLossError(
+      absl::StrCat(root_, ": none of ", steps.size(),
+                   " checkpoints is whole; the newest: ", std::string(newest_error.message())));
 }
 
 }  // namespace rollcall::learner

@@ -27,19 +27,20 @@ class CheckpointStore {
   // Keeps the newest `keep` (at least 1).
   CheckpointStore(std::string root, uint32_t keep);
 
-  // Writes the trainer's state and `record`, whose fields that the trainer or the store knows are filled in (format, step,
-  // manifest hash, numerics, skipped steps, trained tokens, optimizer_sha256, and time where it is 0). Returns the folder.
-  // A checkpoint of the same step is replaced in one step. Then removes all but the newest ones; that this failed is
-  // logged. Blocks until all is on disk; after an error there is no new checkpoint.
+  // Writes the trainer's state and `record`, whose fields that the trainer or the store knows are
+  // filled in (format, step, manifest hash, numerics, skipped steps, trained tokens,
+  // optimizer_sha256, and time where it is 0). Returns the folder. A checkpoint of the same step is
+  // replaced in one step. Then removes all but the newest ones; that this failed is logged. Blocks
+  // until all is on disk; after an error there is no new checkpoint.
   absl::StatusOr<std::string> Save(v1::LearnerCheckpoint record, const Trainer& trainer);
 
   struct Loaded {
     std::string folder;
     v1::LearnerCheckpoint record;
   };
-  // Restores `trainer` from the newest checkpoint that is whole; one that is damaged is passed over with a warning that
-  // says why, and left where it is. nullopt: there is no checkpoint. DATA_LOSS: there are, and all are damaged; the
-  // trainer's state is then undefined.
+  // Restores `trainer` from the newest checkpoint that is whole; one that is damaged is passed over
+  // with a warning that says why, and left where it is. nullopt: there is no checkpoint. DATA_LOSS:
+  // there are, and all are damaged; the trainer's state is then undefined.
   absl::StatusOr<std::optional<Loaded>> LoadNewest(Trainer& trainer) const;
 
   // Steps that have a folder, ascending; damaged ones included.

@@ -14,11 +14,11 @@ namespace rollcall::learner {
 namespace {
 
 using checkpoint::ScratchFolder;
-using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 using testing::CopyParameters;
 using testing::CopyTask;
+using ::testing::ElementsAre;
 using testing::ExpectSameBits;
+using ::testing::IsEmpty;
 using testing::NewDecoder;
 using testing::NewTrainer;
 using testing::TinyModel;

@@ -49,8 +49,8 @@ at::Tensor Floats(std::vector<float> values) { return at::tensor(values); }
 
 TEST(GlobalNorm, IsTheSameForAnyNumberOfThreads) {
   PhiloxStream random(3, 0);
-  const std::vector<at::Tensor> gradients = {
-      model::testing::RandomNormal({100000}, random), model::testing::RandomNormal({3}, random)};
+  const std::vector<at::Tensor> gradients = {model::testing::RandomNormal({100000}, random),
+                                             model::testing::RandomNormal({3}, random)};
   double expected = 0;
   for (const at::Tensor& gradient : gradients) {
     expected += gradient.to(at::kDouble).square().sum().item<double>();

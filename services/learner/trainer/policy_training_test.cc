@@ -12,9 +12,9 @@
 namespace rollcall::learner {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::CopyParameters;
 using testing::ExpectSameBits;
+using ::testing::HasSubstr;
 using testing::NewDecoder;
 using testing::NewTrainer;
 using testing::RolloutBatch;
@@ -23,7 +23,8 @@ using testing::TinyRun;
 
 v1::RunConfig GrpoRun() { return TinyRun(v1::STAGE_RL); }
 
-// The GRPO objective of a whole batch in float64 from its definition, token by token: DeepSeekMath, equation 3.
+// The GRPO objective of a whole batch in float64 from its definition, token by token: DeepSeekMath,
+// equation 3.
 double ReferenceLoss(model::Decoder& decoder, const TrainBatch& batch) {
   double loss = 0;
   for (const TrainSequence& sequence : batch.sequences) {
@@ -43,8 +44,7 @@ double ReferenceLoss(model::Decoder& decoder, const TrainBatch& batch) {
       if (sequence.loss_mask[i] == 0) continue;
       const double ratio =
           std::exp(static_cast<double>(logprobs[i]) - sequence.behavior_logprobs[i]);
-      const double difference =
-          static_cast<double>(sequence.reference_logprobs[i]) - logprobs[i];
+      const double difference = static_cast<double>(sequence.reference_logprobs[i]) - logprobs[i];
       of_sequence -= std::min(ratio * advantage, std::clamp(ratio, 0.8, 1.2) * advantage);
       of_sequence += 0.04 * (std::exp(difference) - difference - 1);
       ++tokens;
@@ -54,7 +54,8 @@ double ReferenceLoss(model::Decoder& decoder, const TrainBatch& batch) {
   return loss;
 }
 
-// What one step of plain gradient descent would follow: with beta1 = beta2 = 0 AdamW's first moment is the gradient.
+// What one step of plain gradient descent would follow: with beta1 = beta2 = 0 AdamW's first moment
+// is the gradient.
 std::vector<at::Tensor> GradientOf(const v1::RunConfig& base, model::Decoder decoder,
                                    const TrainBatch& batch, double* loss = nullptr) {
   v1::RunConfig config = base;
@@ -78,7 +79,8 @@ TEST(PolicyTraining, LossAndGradientAreThoseOfTheDefinition) {
       GradientOf(GrpoRun(), NewDecoder(TinyModel(), 1), batch, &loss);
   EXPECT_NEAR(loss, expected, 1e-5);
 
-  // Central differences along the gradient itself, the direction in which float32 noise matters least.
+  // Central differences along the gradient itself, the direction in which float32 noise matters
+  // least.
   double norm = 0;
   for (const at::Tensor& part : gradient) norm += part.square().sum().item<double>();
   norm = std::sqrt(norm);
@@ -189,7 +191,8 @@ TEST(PolicyTraining, ArrivalOrderAndThreadsDoNotShow) {
 
 TEST(PolicyTraining, RewardedTokensBecomeLikelier) {
   const model::testing::ThreadCount scope(1);
-  // Reward: the first completion token is 7. Sampling is exhaustive: every sample of a group is another token.
+  // Reward: the first completion token is 7. Sampling is exhaustive: every sample of a group is
+  // another token.
   v1::RunConfig config = GrpoRun();
   config.mutable_algorithm()->set_kl_coefficient(0);
   config.mutable_learner()->mutable_optimizer()->set_lr(3e-3f);
@@ -234,7 +237,8 @@ TEST(PolicyTraining, UpdatesThatAreNotFiniteAreSkippedAndCounted) {
   TrainBatch bad = good;
   // exp(0 - -200) overflows: the ratio and k3 are infinite.
   for (float& logprob : bad.sequences[2].behavior_logprobs) logprob = -200;
-  for (TrainSequence& sequence : bad.sequences) sequence.reference_logprobs = sequence.behavior_logprobs;
+  for (TrainSequence& sequence : bad.sequences)
+    sequence.reference_logprobs = sequence.behavior_logprobs;
   bad.sequences[2].reward = -1.0;
   const auto trainer = NewTrainer(config, std::move(decoder));
   const std::vector<at::Tensor> before = CopyParameters(*trainer);

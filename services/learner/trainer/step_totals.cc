@@ -67,13 +67,13 @@ void StepTotals::MeasureGap(const TrainBatch& batch, const PackedBatch& packed,
     double nats = std::abs(static_cast<double>(learner[i]) - packed.behavior_logprobs[i]);
     if (std::isnan(nats)) nats = std::numeric_limits<double>::infinity();
     if (gap_.has_value() && nats <= gap_->nats) continue;
-    gap_ = LogprobGap{
-        .nats = nats,
-        .group_id = sequence.group_id,
-        .sample_index = sequence.sample_index,
-        .position = static_cast<size_t>(packed.rows[i] + 1 - packed.cu_seqlens[place]),
-        .rollout_logprob = packed.behavior_logprobs[i],
-        .learner_logprob = learner[i]};
+    gap_ =
+        LogprobGap{.nats = nats,
+                   .group_id = sequence.group_id,
+                   .sample_index = sequence.sample_index,
+                   .position = static_cast<size_t>(packed.rows[i] + 1 - packed.cu_seqlens[place]),
+                   .rollout_logprob = packed.behavior_logprobs[i],
+                   .learner_logprob = learner[i]};
   }
 }
 

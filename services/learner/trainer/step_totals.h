@@ -25,14 +25,15 @@ struct LogprobGap {
   float learner_logprob = 0;
 };
 
-// The numbers of one training step over all its micro-batches: sums in float64 in the order of the tokens, so they are the
-// same bits in every run.
+// The numbers of one training step over all its micro-batches: sums in float64 in the order of the
+// tokens, so they are the same bits in every run.
 class StepTotals {
  public:
   // logprobs, entropy: [loss tokens], float32, on any device; weights: as TokenWeights gave them.
   void AddMicroBatch(const PackedBatch& packed, const TokenLoss& loss, const at::Tensor& entropy,
                      std::span<const float> weights);
-  // Compares the micro-batch's log-probs with those of the rollout, over sequences that are on-policy.
+  // Compares the micro-batch's log-probs with those of the rollout, over sequences that are
+  // on-policy.
   void MeasureGap(const TrainBatch& batch, const PackedBatch& packed, const at::Tensor& logprobs);
 
   void AddUpdate(double grad_norm) {
@@ -47,9 +48,10 @@ class StepTotals {
   // Unset when no on-policy token was compared.
   const std::optional<LogprobGap>& gap() const { return gap_; }
 
-  // train/loss, train/policy_loss (per update); train/kl, train/entropy, train/clip_fraction_low, …_high,
-  // train/ratio_mean, …_min, …_max (over loss tokens); train/grad_norm (mean of the updates taken, before clipping);
-  // train/updates, train/skipped_updates, train/micro_batches, train/tokens, train/loss_tokens; train/logprob_gap.
+  // train/loss, train/policy_loss (per update); train/kl, train/entropy, train/clip_fraction_low,
+  // …_high, train/ratio_mean, …_min, …_max (over loss tokens); train/grad_norm (mean of the updates
+  // taken, before clipping); train/updates, train/skipped_updates, train/micro_batches,
+  // train/tokens, train/loss_tokens; train/logprob_gap.
   void Report(std::map<std::string, double>& metrics) const;
 
  private:
@@ -67,8 +69,9 @@ class StepTotals {
   std::optional<LogprobGap> gap_;
 };
 
-// train/advantage_mean, …_std, …_min, …_max over the scored sequences, and train/zero_advantage_fraction, the share of
-// them that a group without any difference in reward left at 0.
+// train/advantage_mean, …_std, …_min, …_max over the scored sequences, and
+// train/zero_advantage_fraction, the share of them that a group without any difference in reward
+// left at 0.
 void ReportAdvantages(std::span<const float> advantages, std::map<std::string, double>& metrics);
 
 }  // namespace rollcall::learner

@@ -17,10 +17,9 @@ std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_
   auto attention = model::PackedAttention::Create({0, static_cast<int64_t>(ids.size())}).value();
   const at::Tensor hidden = decoder.Forward(at::tensor(ids), attention.Positions(), attention);
   const at::Tensor targets = at::tensor(std::vector<int64_t>(ids.begin() + 1, ids.end()));
-  const auto scores =
-      model::ScoreTokens(decoder, hidden.slice(0, 0, hidden.size(0) - 1), targets, 1.0,
-                         model::EntropyMode::kNone)
-          .value();
+  const auto scores = model::ScoreTokens(decoder, hidden.slice(0, 0, hidden.size(0) - 1), targets,
+                                         1.0, model::EntropyMode::kNone)
+                          .value();
   std::vector<float> logprobs = {0.0f};
   const float* data = scores.logprob.const_data_ptr<float>();
   logprobs.insert(logprobs.end(), data, data + scores.logprob.numel());

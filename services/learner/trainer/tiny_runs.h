@@ -84,14 +84,16 @@ inline std::unique_ptr<Trainer> NewTrainer(const v1::RunConfig& config, model::D
   return *std::move(trainer);
 }
 
-// Copying: a 1 teaches "repeat the four tokens before it". Prompt of four tokens in [2, 16), 1, the four tokens, 0.
+// Copying: a 1 teaches "repeat the four tokens before it". Prompt of four tokens in [2, 16), 1, the
+// four tokens, 0.
 inline TrainBatch CopyTask(uint64_t seed, size_t sequences) {
   PhiloxStream random(seed, 99);
   TrainBatch batch;
   for (size_t i = 0; i < sequences; ++i) {
     TrainSequence sequence;
     sequence.group_id = i;
-    for (int j = 0; j < 4; ++j) sequence.token_ids.push_back(2 + static_cast<uint32_t>(random.Below(14)));
+    for (int j = 0; j < 4; ++j)
+      sequence.token_ids.push_back(2 + static_cast<uint32_t>(random.Below(14)));
     sequence.token_ids.push_back(1);
     for (int j = 0; j < 4; ++j) sequence.token_ids.push_back(sequence.token_ids[j]);
     sequence.token_ids.push_back(0);
@@ -104,8 +106,9 @@ inline TrainBatch CopyTask(uint64_t seed, size_t sequences) {
 // Log-probs of every token but the first of `tokens` under `decoder`, as a generator reports them.
 std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_t>& tokens);
 
-// `groups` groups of four random sequences of various lengths with random rewards. Rollout log-probs are the decoder's own
-// plus `drift` times noise (0: on-policy); reference log-probs likewise with a drift of 0.1.
+// `groups` groups of four random sequences of various lengths with random rewards. Rollout
+// log-probs are the decoder's own plus `drift` times noise (0: on-policy); reference log-probs
+// likewise with a drift of 0.1.
 TrainBatch RolloutBatch(model::Decoder& decoder, uint64_t seed, size_t groups, double drift);
 
 // All parameters, one after the other.

@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -138,11 +139,16 @@ absl::StatusOr<std::vector<float>> Trainer::Advantages(
 
 absl::StatusOr<LossDenominators> Trainer::GlobalDenominators(const TrainBatch& batch,
                                                              const std::vector<size_t>& indices) {
-  const PackedBatch all = Pack(batch, indices);
-  const LossDenominators own = CountDenominators(all.token_counts);
+  std::vector<int64_t> token_counts;
+  for (const size_t index : indices) {
+    const std::vector<uint8_t>& mask = batch.sequences[index].loss_mask;
+    token_counts.push_back(
+        std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; }));
+  }
+  const LossDenominators own = CountDenominators(token_counts);
   // Exact in float64 up to 2^53.
-  at::Tensor counts = at::tensor(std::vector<double>{static_cast<double>(own.sequences),
-                                                     static_cast<double>(own.tokens)});
+  at::Tensor counts = at::tensor(
+      std::vector<double>{static_cast<double>(own.sequences), static_cast<double>(own.tokens)});
   ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(counts));
   const double* summed = counts.const_data_ptr<double>();
   return LossDenominators{.sequences = static_cast<int64_t>(summed[0]),
@@ -154,7 +160,8 @@ absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<si
                                    double lr) {
   ROLLCALL_ASSIGN_OR_RETURN(const LossDenominators denominators,
                             GlobalDenominators(batch, indices));
-  // Nothing to learn from, such as a mini-batch of empty completions: no update, as its gradient would be 0 / 0.
+  // Nothing to learn from, such as a mini-batch of empty completions: no update, as its gradient
+  // would be 0 / 0.
   if (denominators.tokens == 0) return absl::OkStatus();
   std::vector<size_t> lengths;
   for (const size_t index : indices) lengths.push_back(batch.sequences[index].token_ids.size());
@@ -162,8 +169,8 @@ absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<si
   for (std::vector<size_t>& micro_batch :
        PackByTokens(lengths, config_.learner().micro_batch_tokens())) {
     for (size_t& place : micro_batch) place = indices[place];
-    ROLLCALL_RETURN_IF_ERROR(RunMicroBatch(batch, Pack(batch, micro_batch), advantages, first_pass,
-                                           denominators));
+    ROLLCALL_RETURN_IF_ERROR(
+        RunMicroBatch(batch, Pack(batch, micro_batch), advantages, first_pass, denominators));
   }
   if (first_pass) ROLLCALL_RETURN_IF_ERROR(JudgeGap());
   return Update(totals_.loss() - loss_before, lr);
@@ -222,27 +229,27 @@ absl::Status Trainer::JudgeGap() const {
       config_.learner().on_gap() == v1::GAP_ACTION_IGNORE) {
     return absl::OkStatus();
   }
-  const std::string message = absl::StrCat(
-      "the learner's log-prob of an on-policy token is ", gap->nats,
-      " nats from the rollout's (group ", gap->group_id, " sample ", gap->sample_index,
-      " position ", gap->position, ": rollout ", gap->rollout_logprob, ", learner ",
-      gap->learner_logprob, "); learner.max_gap is ", config_.learner().max_gap());
+  const std::string message =
+      absl::StrCat("the learner's log-prob of an on-policy token is ", gap->nats,
+                   " nats from the rollout's (group ", gap->group_id, " sample ", gap->sample_index,
+                   " position ", gap->position, ": rollout ", gap->rollout_logprob, ", learner ",
+                   gap->learner_logprob, "); learner.max_gap is ", config_.learner().max_gap());
   if (config_.learner().on_gap() == v1::GAP_ACTION_WARN) {
     LogWarning(message);
     return absl::OkStatus();
   }
   return absl::FailedPreconditionError(
-      absl::StrCat(message, ". Generator and learner do not run the same numerics, or the batch is "
-                            "not on-policy; learner.on_gap: warn goes on"));
+      absl::StrCat(message,
+                   ". Generator and learner do not run the same numerics, or the batch is "
+                   "not on-policy; learner.on_gap: warn goes on"));
 }
 
 std::vector<at::Tensor> Trainer::Gradients() const {
   std::vector<at::Tensor> gradients;
   for (const auto& parameter : decoder_.parameters()) {
     at::Tensor gradient = parameter.tensor.grad();
-    gradients.push_back(gradient.defined()
-                            ? gradient
-                            : at::zeros_like(parameter.tensor.detach(), at::kFloat));
+    gradients.push_back(gradient.defined() ? gradient
+                                           : at::zeros_like(parameter.tensor.detach(), at::kFloat));
   }
   return gradients;
 }
@@ -270,17 +277,21 @@ absl::Status Trainer::Update(double loss, double lr) {
     ++skipped_;
     ++consecutive_skipped_;
     LogWarning("an update is skipped: its loss or gradient is not finite",
-               {{"step", step_ + 1}, {"loss", global_loss}, {"grad_norm", norm},
+               {{"step", step_ + 1},
+                {"loss", global_loss},
+                {"grad_norm", norm},
                 {"in_a_row", consecutive_skipped_}});
   }
   decoder_.ZeroGrad();
   optimizer_time_ += clock_->Now() - start;
   const uint32_t bound = config_.learner().max_consecutive_skipped_steps();
   if (!finite && bound > 0 && consecutive_skipped_ >= bound) {
-    return absl::AbortedError(absl::StrCat(
-        consecutive_skipped_, " updates in a row were skipped for a loss or gradient that is not "
-        "finite (the last: loss ", global_loss, ", gradient norm ", norm,
-        "); learner.max_consecutive_skipped_steps is ", bound));
+    return absl::AbortedError(
+        absl::StrCat(consecutive_skipped_,
+                     " updates in a row were skipped for a loss or gradient that is not "
+                     "finite (the last: loss ",
+                     global_loss, ", gradient norm ", norm,
+                     "); learner.max_consecutive_skipped_steps is ", bound));
   }
   return absl::OkStatus();
 }

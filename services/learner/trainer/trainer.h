@@ -29,25 +29,30 @@ struct StepReport {
   uint64_t step = 0;
   // Updates that were not taken because the loss or the gradient was not finite.
   uint64_t skipped_updates = 0;
-  // Largest |learner - rollout| log-prob over the on-policy tokens of the first pass, in nats; unset when there is none.
+  // Largest |learner - rollout| log-prob over the on-policy tokens of the first pass, in nats;
+  // unset when there is none.
   std::optional<double> gap;
-  // The batch's own and those of StepTotals, ReportAdvantages and: train/lr, time/forward_seconds, time/backward_seconds,
-  // time/optimizer_seconds, train/tokens_per_second (tokens through forward and backward over the three).
+  // The batch's own and those of StepTotals, ReportAdvantages and: train/lr, time/forward_seconds,
+  // time/backward_seconds, time/optimizer_seconds, train/tokens_per_second (tokens through forward
+  // and backward over the three).
   std::map<std::string, double> metrics;
 };
 
 // The model under training with its optimizer: turns batches into updates.
 //
-// A step is one batch: algorithm.epochs_per_batch passes over algorithm.mini_batches updates (rl), or one update (sft).
-// Each mini-batch is packed into micro-batches of at most learner.micro_batch_tokens; losses are normalised over the
-// mini-batch, so the packing changes memory and speed only. Deterministic: equal weights, state and batch (in whatever
-// order its sequences come) give the same bits in every run, with any number of threads.
+// A step is one batch: algorithm.epochs_per_batch passes over algorithm.mini_batches updates (rl),
+// or one update (sft). Each mini-batch is packed into micro-batches of at most
+// learner.micro_batch_tokens; losses are normalised over the mini-batch, so the packing changes
+// memory and speed only. Deterministic: equal weights, state and batch (in whatever order its
+// sequences come) give the same bits in every run, with any number of threads.
 //
-// One thread owns a trainer. Methods block while they compute; LibTorch's exceptions come out as statuses.
+// One thread owns a trainer. Methods block while they compute; LibTorch's exceptions come out as
+// statuses.
 class Trainer {
  public:
-  // `decoder` holds the initial weights. `group` and `clock` must outlive the trainer. INVALID_ARGUMENT: what
-  // ComposeObjective refuses, or rl with sampling.temperature 0 (greedy samples carry no ratio).
+  // `decoder` holds the initial weights. `group` and `clock` must outlive the trainer.
+  // INVALID_ARGUMENT: what ComposeObjective refuses, or rl with sampling.temperature 0 (greedy
+  // samples carry no ratio).
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const v1::RunConfig& config,
                                                          model::Decoder decoder,
                                                          ProcessGroup* group,
@@ -56,10 +61,12 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Trains on one batch. After an error the weights may be those of a part of the step; the run ends.
-  //   INVALID_ARGUMENT     the batch is not what CheckBatch asks for, or a group has a single scored sequence
-  //   FAILED_PRECONDITION  the first pass over on-policy tokens is more than learner.max_gap away from the rollout, and
-  //                        learner.on_gap is fail; nothing was updated
+  // Trains on one batch. After an error the weights may be those of a part of the step; the run
+  // ends.
+  //   INVALID_ARGUMENT     the batch is not what CheckBatch asks for, or a group has a single
+  //                        scored sequence
+  //   FAILED_PRECONDITION  the first pass over on-policy tokens is more than learner.max_gap away
+  //                        from the rollout, and learner.on_gap is fail; nothing was updated
   //   ABORTED              learner.max_consecutive_skipped_steps updates in a row were not finite
   //   RESOURCE_EXHAUSTED   out of memory: lower learner.micro_batch_tokens
   absl::StatusOr<StepReport> TrainStep(TrainBatch batch);
@@ -72,17 +79,20 @@ class Trainer {
   // The present weights as bytes of their own.
   absl::StatusOr<WeightSnapshotPtr> Snapshot() const;
 
-  // Writes the model (Hugging Face layout, with the tokenizer files of model.path) to `folder`, complete or not at all.
+  // Writes the model (Hugging Face layout, with the tokenizer files of model.path) to `folder`,
+  // complete or not at all.
   absl::Status ExportModel(const std::string& folder) const;
 
-  // Writes all that a later LoadState needs into `folder`, which exists: model/ and optimizer.safetensors. The caller
-  // makes the folder appear as a whole (CheckpointStore).
+  // Writes all that a later LoadState needs into `folder`, which exists: model/ and
+  // optimizer.safetensors. The caller makes the folder appear as a whole (CheckpointStore).
   absl::Status SaveState(const std::string& folder) const;
-  // Fills what the trainer knows of a checkpoint's record: step, skipped steps, trained tokens, numerics, manifest hash.
+  // Fills what the trainer knows of a checkpoint's record: step, skipped steps, trained tokens,
+  // numerics, manifest hash.
   absl::Status FillRecord(v1::LearnerCheckpoint& record) const;
-  // Goes on from what SaveState wrote, bit for bit, and from `record`'s counters. INVALID_ARGUMENT, NOT_FOUND…: the folder
-  // is damaged or of another model. An error in reading or checking the files leaves the trainer as it was; DATA_LOSS,
-  // when the weights turn out to be others than the record's manifest hash says, does not.
+  // Goes on from what SaveState wrote, bit for bit, and from `record`'s counters. INVALID_ARGUMENT,
+  // NOT_FOUND…: the folder is damaged or of another model. An error in reading or checking the
+  // files leaves the trainer as it was; DATA_LOSS, when the weights turn out to be others than the
+  // record's manifest hash says, does not.
   absl::Status LoadState(const std::string& folder, const v1::LearnerCheckpoint& record);
 
  private:
