@@ -125,7 +125,7 @@ absl::Status ShowRollouts(const RolloutsFlags& flags) {
            (flags.outcome.empty() || OutcomeName(entry.outcome) == flags.outcome) &&
            (!flags.step || entry.trained_step == flags.step);
   };
-  ROLLCALL_RETURN_IF_ERROR(index.ForEach(wanted, [&](v1::Group group) -> absl::Status {
+  ROLLCALL_RETURN_IF_ERROR(index.ForEach(wanted, [&](const v1::Group& group) -> absl::Status {
     if (!RewardWanted(group, flags)) return absl::OkStatus();
     ++matching;
     if (flags.limit > 0 && shown >= flags.limit) return absl::OkStatus();
