@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -21,6 +22,7 @@
 #include "services/cli/train/metrics_watch.h"
 #include "services/cli/train/progress.h"
 #include "services/cli/train/run_layout.h"
+#include "services/cli/train/sample_feed.h"
 
 namespace rollcall::cli {
 namespace {
@@ -30,6 +32,10 @@ constexpr absl::Duration kTick = absl::Milliseconds(200);
 // How often a step is printed where the output is no terminal.
 constexpr absl::Duration kPlainLineEvery = absl::Seconds(5);
 constexpr size_t kLogLinesShown = 12;
+// A sample is shown about this often in a run, and not more often than a person can read.
+constexpr uint64_t kSamplesShown = 10;
+constexpr absl::Duration kSampleEvery = absl::Seconds(5);
+constexpr size_t kSampleWidth = 200;
 
 std::string LastLines(const std::string& path, size_t count) {
   const absl::StatusOr<std::string> text = ReadFile(path);
@@ -93,6 +99,7 @@ class Session {
     ROLLCALL_RETURN_IF_ERROR(WriteFileAtomically(
         run.layout().config_path, config::FormatYaml(services.config, config::Secrets::kKeep)));
     learner_log_ = run.layout().LogPath("learner");
+    samples_.emplace(run.layout().root + "/rollouts");
     state_.total_steps = config_.learner().steps();
     started_ = absl::Now();
 
@@ -181,7 +188,19 @@ class Session {
       state_.steps_done = state_.step - first_step_;
       if (!fresh.empty()) state_.elapsed = absl::Now() - first_time_;
     }
+    if (!fresh.empty()) ShowSample();
     display_.Update(FormatLiveLine(state_), !fresh.empty());
+  }
+
+  void ShowSample() {
+    if (options_.quiet || state_.step < next_sample_step_ || absl::Now() < next_sample_time_)
+      return;
+    const std::optional<v1::Group> group = samples_->Newest();
+    const std::string sample = group ? FormatSample(*group, kSampleWidth) : "";
+    if (sample.empty()) return;
+    display_.Print(absl::StrCat("      step ", state_.step, "  ", sample));
+    next_sample_step_ = state_.step + std::max<uint64_t>(1, state_.total_steps / kSamplesShown);
+    next_sample_time_ = absl::Now() + kSampleEvery;
   }
 
   absl::StatusOr<SessionResult> Conclude(const ChildExit& ended, const RunLayout& layout) {
@@ -201,6 +220,9 @@ class Session {
   std::unique_ptr<MetricsWatch> watch_;
   ProgressState state_;
   std::string learner_log_;
+  std::optional<SampleFeed> samples_;
+  uint64_t next_sample_step_ = 1;
+  absl::Time next_sample_time_ = absl::InfinitePast();
   absl::Time started_;
   absl::Time first_time_;
   uint64_t first_step_ = 0;
