@@ -25,6 +25,10 @@ CallOutcome OutcomeOf(const grpc::Status& status, const grpc::ClientContext& con
   return outcome;
 }
 
+// A context holds its channel, and a channel that is destroyed on the thread that runs gRPC's callbacks makes that thread wait
+// for itself (gRPC 1.51). So a call lets go of its context before it says that it is done: whoever waits for the last
+// `done` may then destroy the channels.
+
 // One Generate stream; deletes itself when gRPC is done with it.
 class GenerateStream final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
@@ -56,14 +60,16 @@ class GenerateStream final : public grpc::ClientReadReactor<v1::GenerateResponse
   }
 
   void OnDone(const grpc::Status& status) override {
-    done_(OutcomeOf(status, *context_));
+    CallOutcome outcome = OutcomeOf(status, *context_);
+    const std::function<void(CallOutcome)> done = std::move(done_);
     delete this;
+    done(std::move(outcome));
   }
 
  private:
   const v1::GenerateRequest request_;
   const std::function<bool(const v1::GenerateResponse&)> on_message_;
-  const std::function<void(CallOutcome)> done_;
+  std::function<void(CallOutcome)> done_;
   const std::shared_ptr<grpc::ClientContext> context_;
   v1::GenerateResponse message_;
 };
@@ -84,8 +90,11 @@ CancelCall StartUnary(Request request, absl::Duration timeout,
   call->context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
   call->context.set_wait_for_ready(true);
   start(&call->context, &call->request, &call->response,
-        [call, done = std::move(done)](const grpc::Status& status) {
-          done(OutcomeOf(status, call->context), std::move(call->response));
+        [call, done = std::move(done)](const grpc::Status& status) mutable {
+          CallOutcome outcome = OutcomeOf(status, call->context);
+          Response response = std::move(call->response);
+          call.reset();
+          done(std::move(outcome), std::move(response));
         });
   return [call] { call->context.TryCancel(); };
 }

@@ -312,7 +312,8 @@ v1::Group GroupRun::TakeGroup() {
   *group.mutable_prompt() = spec_.prompt.row;
   *group.mutable_sampling() = spec_.sampling;
   *group.mutable_outcome() = outcome_;
-  if (!assembly_.complete()) return group;
+  // Dropped before all of it was there; a shutdown may fall between the last token and the next call.
+  if (texts_.size() != spec_.num_samples) return group;
   for (uint32_t i = 0; i < spec_.num_samples; ++i) {
     v1::Trajectory* trajectory = group.add_trajectories();
     trajectory->set_index(i);

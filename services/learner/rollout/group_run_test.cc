@@ -275,6 +275,15 @@ TEST_F(GroupRunTest, AFailingReferenceDropsTheGroup) {
   EXPECT_EQ(run.TakeGroup().outcome().dropped().reason(), kReferenceFailed);
 }
 
+// A shutdown may come when the last token is there and the stream's end is not yet seen.
+TEST_F(GroupRunTest, AGroupDroppedBetweenGenerationAndScoringHasARecord) {
+  GroupRun run = Make();
+  run.MakeGenerateRequest(Version());
+  Deliver(run, 4, true);
+  run.Drop(kShutdown, "stopped");
+  EXPECT_EQ(run.TakeGroup().outcome().dropped().reason(), kShutdown);
+}
+
 TEST_F(GroupRunTest, GreedySamplesAreReferredToAtTemperatureOne) {
   GroupSpec spec = Make(1, true).spec();
   spec.sampling.set_temperature(0);

@@ -185,9 +185,11 @@ void GroupRunner::OnGenerateDone(uint64_t id, size_t generator, const CallOutcom
     job.failed_on = generator;
     last_fault_ =
         absl::StrCat(pool_->address(generator), ": ", std::string(outcome.status.message()));
-    LogWarning("generation was cut off", {{"group", job.run.spec().group_id},
-                                          {"generator", pool_->address(generator)},
-                                          {"error", outcome.status}});
+    if (!IsBackPressure(outcome.status)) {
+      LogWarning("generation was cut off", {{"group", job.run.spec().group_id},
+                                            {"generator", pool_->address(generator)},
+                                            {"error", outcome.status}});
+    }
     if (absl::IsUnavailable(outcome.status) || absl::IsFailedPrecondition(outcome.status)) {
       pool_->MarkUnusable(generator, std::string(outcome.status.message()));
     }
