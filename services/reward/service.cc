@@ -254,8 +254,9 @@ grpc::ServerUnaryReactor* RewardService::Describe(grpc::CallbackServerContext*,
   auto* reactor = new DescribeReactor;
   composition_->Describe(absl::Now() + kDescribeTimeout,
                          [reactor, response](absl::StatusOr<v1::VerifierDescription> description) {
-                           if (description.ok()) *response = *std::move(description);
-                           reactor->Finish(rpc::ToGrpc(description.status()));
+                           const absl::Status status = description.status();
+                           if (status.ok()) *response = *std::move(description);
+                           reactor->Finish(rpc::ToGrpc(status));
                          });
   return reactor;
 }

@@ -128,8 +128,8 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Rewar
 Verifier::Cancel Composition::Score(const v1::ScoreRequest& request, absl::Time deadline,
                                     Done done) {
   auto gathering = std::make_shared<Gathering<std::vector<v1::GroupResult>>>(
-      verifiers_.size(),
-      [this, &request, done = std::move(done)](std::vector<std::vector<v1::GroupResult>> parts) {
+      verifiers_.size(), [this, &request, done = std::move(done)](
+                             const std::vector<std::vector<v1::GroupResult>>& parts) {
         done(ComposeAll(terms_, request, parts));
       });
   std::vector<Verifier::Cancel> cancels(verifiers_.size());

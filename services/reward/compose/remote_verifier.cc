@@ -116,7 +116,7 @@ void RemoteScore::Try() {
   for (const int g : pending_) *asked_.add_groups() = request_.groups(g);
   stub_->async()->Score(
       context.get(), &asked_, &answer_,
-      [self = shared_from_this(), context](grpc::Status status) { self->OnAnswer(status); });
+      [self = shared_from_this(), context](const grpc::Status& status) { self->OnAnswer(status); });
 }
 
 void RemoteScore::OnAnswer(const grpc::Status& status) {
