@@ -333,6 +333,7 @@ absl::StatusOr<bool> Learner::Step(uint64_t step) {
   for (auto go = control_->AwaitGo(); go != RunControl::Go::kStep; go = control_->AwaitGo()) {
     if (go == RunControl::Go::kSave) {
       ROLLCALL_RETURN_IF_ERROR(AnswerCheckpointRequests());
+      control_->SetPhase(v1::LEARNER_PHASE_TRAINING);
       continue;
     }
     if (!control_->failure().ok()) {

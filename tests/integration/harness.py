@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import urllib.request
 
 SOURCE = pathlib.Path(os.environ["ROLLCALL_SOURCE_DIR"])
 BIN = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"])
@@ -102,3 +104,19 @@ def start_service(name, config, folder, *arguments):
         process.__exit__()
         raise
     return process, found[1], found[2]
+
+
+def scrape(address):
+    """The text of a process's /metrics."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=DEADLINE_S) as page:
+        return page.read().decode()
+
+
+def await_condition(condition, what):
+    """Returns the first true value of `condition()`."""
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"gave up waiting after {DEADLINE_S} s: {what}")
