@@ -138,6 +138,23 @@ TEST(PolicyTraining, OnPolicyBatchHasNoGapAndRatioOne) {
   EXPECT_NEAR(report->metrics.at("train/advantage_mean"), 0.0, 1e-6);
 }
 
+// 1 / 0.55 and 1 / float(0.55) round to different floats: the learner has to divide by the very number that the request
+// carried to the generator.
+TEST(PolicyTraining, AnyTemperatureHasNoGap) {
+  for (const float temperature : {0.55f, 0.85f, 1.03f}) {
+    model::Decoder decoder = NewDecoder(TinyModel(), 1);
+    v1::RunConfig config = GrpoRun();
+    config.mutable_sampling()->set_temperature(temperature);
+    TrainBatch batch = RolloutBatch(decoder, 5, 3, 0);
+    for (TrainSequence& sequence : batch.sequences) {
+      sequence.behavior_logprobs = testing::LogprobsOf(decoder, sequence.token_ids, temperature);
+    }
+    const auto report = NewTrainer(config, std::move(decoder))->TrainStep(batch);
+    ASSERT_TRUE(report.ok()) << temperature << ": " << report.status();
+    EXPECT_EQ(report->gap, 0.0) << temperature;
+  }
+}
+
 TEST(PolicyTraining, AGapStopsBeforeTheUpdateUnlessTold) {
   v1::RunConfig config = GrpoRun();
   const auto run = [&](v1::GapAction action, float max_gap) {

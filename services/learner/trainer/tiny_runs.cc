@@ -11,14 +11,15 @@
 
 namespace rollcall::learner::testing {
 
-std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_t>& tokens) {
+std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_t>& tokens,
+                              float temperature) {
   const at::NoGradGuard no_grad;
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
   auto attention = model::PackedAttention::Create({0, static_cast<int64_t>(ids.size())}).value();
   const at::Tensor hidden = decoder.Forward(at::tensor(ids), attention.Positions(), attention);
   const at::Tensor targets = at::tensor(std::vector<int64_t>(ids.begin() + 1, ids.end()));
   const auto scores = model::ScoreTokens(decoder, hidden.slice(0, 0, hidden.size(0) - 1), targets,
-                                         1.0, model::EntropyMode::kNone)
+                                         temperature, model::EntropyMode::kNone)
                           .value();
   std::vector<float> logprobs = {0.0f};
   const float* data = scores.logprob.const_data_ptr<float>();

@@ -104,7 +104,8 @@ inline TrainBatch CopyTask(uint64_t seed, size_t sequences) {
 }
 
 // Log-probs of every token but the first of `tokens` under `decoder`, as a generator reports them.
-std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_t>& tokens);
+std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_t>& tokens,
+                              float temperature = 1.0f);
 
 // `groups` groups of four random sequences of various lengths with random rewards. Rollout
 // log-probs are the decoder's own plus `drift` times noise (0: on-policy); reference log-probs

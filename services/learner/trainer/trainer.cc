@@ -53,7 +53,9 @@ Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decode
     : config_(config),
       supervised_(config.stage() == v1::STAGE_SFT),
       objective_(std::move(objective)),
-      temperature_(supervised_ ? 1.0 : WrittenNumber(config.sampling().temperature())),
+      // The float32 that every request to a generator carries, not the decimal it was written as:
+      // the inverses of the two can round to different floats, and log-probs would differ.
+      temperature_(supervised_ ? 1.0 : static_cast<double>(config.sampling().temperature())),
       group_(group),
       clock_(clock),
       decoder_(std::move(decoder)),
