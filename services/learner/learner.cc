@@ -174,24 +174,27 @@ CoordinatorOptions Learner::WhereToStart() const {
   return options;
 }
 
-absl::Status Learner::StartRollouts() {
-  const bool rl = config_.stage() == v1::STAGE_RL;
-  if (rl) {
+absl::Status Learner::LoadTrainingData() {
+  if (config_.stage() == v1::STAGE_RL) {
     ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
                               LoadPrompts(config_.data(), config_.data().train(), *tokenizer_));
     prompts_ = std::make_unique<PromptSource>(std::make_shared<const PromptSet>(std::move(set)),
                                               config_.seed(), config_.data().shuffle());
   } else if (config_.stage() == v1::STAGE_SFT) {
-    const auto context =
-        static_cast<uint64_t>(trainer_->decoder().config().max_position_embeddings);
     ROLLCALL_ASSIGN_OR_RETURN(
         DemonstrationSet set,
-        LoadDemonstrations(config_.data(), config_.data().train(), *tokenizer_, context));
+        LoadDemonstrations(config_.data(), config_.data().train(), *tokenizer_, context_length()));
     demonstrations_ = std::make_unique<DemonstrationSource>(
         std::make_shared<const DemonstrationSet>(std::move(set)), config_.seed(),
         config_.data().shuffle(), config_.learner().prompts_per_step());
     source_ = demonstrations_.get();
   }
+  return absl::OkStatus();
+}
+
+absl::Status Learner::StartRollouts() {
+  ROLLCALL_RETURN_IF_ERROR(LoadTrainingData());
+  const bool rl = config_.stage() == v1::STAGE_RL;
   ROLLCALL_ASSIGN_OR_RETURN(std::vector<GroupPrompt> evaluation, EvaluationPrompts());
   // Supervised training evaluates where it is told of the services that it takes.
   const bool services =
@@ -201,44 +204,19 @@ absl::Status Learner::StartRollouts() {
 
   ROLLCALL_ASSIGN_OR_RETURN(PreparedVersionPtr version, Prepare());
   CoordinatorOptions options = WhereToStart();
-  v1::LineageStart start;
-  start.set_run_id(identity_.run_id);
-  start.set_lineage(identity_.lineage);
-  start.set_from_step(trainer_->step());
-  start.set_content_hash(ContentHash(config_));
-  start.set_time(lineage_.time());
-  start.set_next_group_id(options.first_group_id);
-  if (rl) {
-    options.reusable = LoadReusableGroups(run_dir_ + "/rollouts", options.first_group_id,
-                                          start.content_hash(), version->version.manifest_hash());
-    if (!options.reusable.empty()) {
-      LogInfo("finished groups are reused", {{"groups", options.reusable.size()}});
-    }
-  }
-  ROLLCALL_ASSIGN_OR_RETURN(ledger_, Ledger::Open(run_dir_ + "/rollouts", start));
-
-  const model::ModelConfig& model = trainer_->decoder().config();
-  const auto context = static_cast<uint32_t>(model.max_position_embeddings);
+  ROLLCALL_RETURN_IF_ERROR(OpenLedger(version->version.manifest_hash(), options));
   ROLLCALL_ASSIGN_OR_RETURN(
       std::unique_ptr<RolloutStack> stack,
-      RolloutStack::Start(config_,
-                          {.version = identity_,
-                           .numerics = model::FingerprintOf(trainer_->decoder()),
-                           .vocab_size = static_cast<uint32_t>(model.vocab_size),
-                           .context_length = context},
-                          tokenizer_, ledger_.get(), control_));
+      RolloutStack::Start(
+          config_,
+          {.version = identity_,
+           .numerics = model::FingerprintOf(trainer_->decoder()),
+           .vocab_size = static_cast<uint32_t>(trainer_->decoder().config().vocab_size),
+           .context_length = context_length()},
+          tokenizer_, ledger_.get(), control_));
   if (rl) {
     coordinator_ = stack->MakeCoordinator(
-        std::move(options), [this, context](uint64_t group_id) -> absl::StatusOr<PromptDraw> {
-          PromptDraw draw;
-          draw.prompt.row = prompts_->PromptAt(group_id);
-          const int tokens = draw.prompt.row.token_ids_size();
-          if (static_cast<uint32_t>(tokens) >= context) {
-            draw.too_long = absl::StrCat(tokens, " tokens leave no room for a completion in a ",
-                                         "context of ", context);
-          }
-          return draw;
-        });
+        std::move(options), [this](uint64_t group_id) { return DrawPrompt(group_id); });
     source_ = coordinator_;
   }
   if (evaluates) evaluator_ = stack->MakeEvaluator(std::move(evaluation));
@@ -254,6 +232,40 @@ absl::Status Learner::StartRollouts() {
   control_->SetVersion(version->version);
   stack_->Publish(std::move(version));
   return stack_->AwaitServices();
+}
+
+absl::Status Learner::OpenLedger(const std::string& manifest_hash, CoordinatorOptions& options) {
+  v1::LineageStart start;
+  start.set_run_id(identity_.run_id);
+  start.set_lineage(identity_.lineage);
+  start.set_from_step(trainer_->step());
+  start.set_content_hash(ContentHash(config_));
+  start.set_time(lineage_.time());
+  start.set_next_group_id(options.first_group_id);
+  if (config_.stage() == v1::STAGE_RL) {
+    options.reusable = LoadReusableGroups(run_dir_ + "/rollouts", options.first_group_id,
+                                          start.content_hash(), manifest_hash);
+    if (!options.reusable.empty()) {
+      LogInfo("finished groups are reused", {{"groups", options.reusable.size()}});
+    }
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(ledger_, Ledger::Open(run_dir_ + "/rollouts", start));
+  return absl::OkStatus();
+}
+
+PromptDraw Learner::DrawPrompt(uint64_t group_id) const {
+  PromptDraw draw;
+  draw.prompt.row = prompts_->PromptAt(group_id);
+  const int tokens = draw.prompt.row.token_ids_size();
+  if (static_cast<uint32_t>(tokens) >= context_length()) {
+    draw.too_long = absl::StrCat(tokens, " tokens leave no room for a completion in a context of ",
+                                 context_length());
+  }
+  return draw;
+}
+
+uint32_t Learner::context_length() const {
+  return static_cast<uint32_t>(trainer_->decoder().config().max_position_embeddings);
 }
 
 absl::StatusOr<PreparedVersionPtr> Learner::Prepare() const {

@@ -61,6 +61,11 @@ class Learner {
   absl::Status LoadModelAndState();
   absl::Status OpenRun();
   absl::Status StartRollouts();
+  absl::Status LoadTrainingData();
+  // Opens this lineage's rollout file; for rl also finds the groups on record that can be reused.
+  absl::Status OpenLedger(const std::string& manifest_hash, CoordinatorOptions& options);
+  PromptDraw DrawPrompt(uint64_t group_id) const;
+  uint32_t context_length() const;  // tokens
   absl::StatusOr<std::vector<GroupPrompt>> EvaluationPrompts() const;
   CoordinatorOptions WhereToStart() const;
 
