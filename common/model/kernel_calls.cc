@@ -212,6 +212,7 @@ at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const
   at::Tensor y = at::empty_like(x);
   const kernels::RotateArgs args{x.size(1),
                                  x.size(2),
+                                 table.size(1),
                                  ElementOf(x),
                                  x.const_data_ptr(),
                                  y.mutable_data_ptr(),
@@ -225,21 +226,21 @@ at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const
 
 at::Tensor SwiGluForward(const at::Tensor& gate, const at::Tensor& up) {
   at::Tensor y = at::empty_like(gate);
-  kernels::SwiGluArgs args{};
+  kernels::GluArgs args{};
   args.type = ElementOf(gate);
   args.gate = gate.const_data_ptr();
   args.up = up.const_data_ptr();
   args.y = y.mutable_data_ptr();
   // An exponential and a division cost about 16 multiply-adds.
   ParallelRanges(gate.numel(), kernels::kLanes, 16 * gate.numel(),
-                 [&](int64_t begin, int64_t end) { kernels::Kernels().swiglu(args, begin, end); });
+                 [&](int64_t begin, int64_t end) { kernels::Kernels().glu(args, begin, end); });
   return y;
 }
 
 std::pair<at::Tensor, at::Tensor> SwiGluBackward(const at::Tensor& dy, const at::Tensor& gate,
                                                  const at::Tensor& up) {
   at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
-  kernels::SwiGluArgs args{};
+  kernels::GluArgs args{};
   args.type = ElementOf(gate);
   args.gate = gate.const_data_ptr();
   args.up = up.const_data_ptr();
@@ -247,7 +248,7 @@ std::pair<at::Tensor, at::Tensor> SwiGluBackward(const at::Tensor& dy, const at:
   args.dgate = dgate.mutable_data_ptr();
   args.dup = dup.mutable_data_ptr();
   ParallelRanges(gate.numel(), kernels::kLanes, 16 * gate.numel(), [&](int64_t begin, int64_t end) {
-    kernels::Kernels().swiglu_backward(args, begin, end);
+    kernels::Kernels().glu_backward(args, begin, end);
   });
   return {dgate, dup};
 }

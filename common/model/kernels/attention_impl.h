@@ -26,15 +26,37 @@ struct KeyValueBlocks {
 };
 
 // Query rows of one KV head: `tokens` consecutive positions from `position`, each with the `group`
-// heads that share the KV head; row = token * group + head.
+// heads that share the KV head; row = token * group + head. A row sees keys [First(row), End(row)).
 struct QueryTile {
   int64_t position, tokens, group;
+  int64_t window;  // 0: none
 
   int64_t Rows() const { return tokens * group; }
-  int64_t Keys(int64_t row) const { return position + row / group + 1; }
-  int64_t FewestKeys() const { return position + 1; }
+  int64_t End(int64_t row) const { return position + row / group + 1; }
+  int64_t First(int64_t row) const {
+    const int64_t hidden = window == 0 ? 0 : End(row) - window;
+    return hidden > 0 ? hidden : 0;
+  }
+  // Keys [SharedBegin(), SharedEnd()) are seen by all rows, [Begin(), MostKeys()) by some row.
+  int64_t SharedBegin() const { return Min(First(Rows() - 1), SharedEnd()); }
+  int64_t SharedEnd() const { return position + 1; }
+  int64_t Begin() const { return First(0); }
   int64_t MostKeys() const { return position + tokens; }
 };
+
+ROLLCALL_INLINE int64_t RoundDown(int64_t a, int64_t b) { return a / b * b; }
+ROLLCALL_INLINE int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Lanes of keys j .. j + 15 where those outside [first, n) hold `fill`.
+ROLLCALL_INLINE Lanes LoadKeys(const float* scores, int64_t j, int64_t first, int64_t n,
+                               float fill) {
+  if (j >= first) return LoadLanes(scores + j, n - j, fill);
+  float buffer[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    buffer[i] = j + i >= first && j + i < n ? scores[j + i] : fill;
+  }
+  return LoadLanes(buffer);
+}
 
 // Copies the tile's rows out of x: [tokens, heads, head_dim], widened, into rows of `stride`
 // floats.
@@ -65,64 +87,93 @@ void ScatterRows(const float* rows, const AttentionShape& shape, int64_t token, 
   }
 }
 
-// scores[r][j] = q_r . k_j for every key of the tile; columns up to the next multiple of kLanes are
-// written too.
+// scores[r][j] = q_r . k_j for every key that a row of the tile sees, and for others of the same
+// blocks; columns up to the next multiple of kLanes are written too.
 template <typename T>
 void TileScores(const QueryTile& tile, int64_t head_dim, const float* q,
                 const KeyValueBlocks<T>& kv, float* scores, int64_t stride) {
-  for (int64_t j = 0; j < tile.MostKeys(); j += kv.block_size) {
+  for (int64_t j = RoundDown(tile.Begin(), kv.block_size); j < tile.MostKeys();
+       j += kv.block_size) {
     const int64_t columns = Min(kv.block_size, RoundUp(tile.MostKeys() - j, kLanes));
     BlockGemm(tile.Rows(), columns, head_dim, q, head_dim, 1, kv.Keys(j / kv.block_size),
               kv.block_size, scores + j, stride, false);
   }
 }
 
-// Turns n scores into their exponentials and returns one over their sum; zero-fills up to `padded`.
-float SoftmaxRow(float* scores, int64_t n, int64_t padded, float scale) {
+// Scales and soft-caps scores [begin, n) in place; `slope`, where not null, as SoftCapArgs has it.
+void CapScores(const AttentionShape& shape, int64_t begin, int64_t n, float* scores, float* slope) {
+  const Lanes scale = SplatLanes(shape.scale), cap = SplatLanes(shape.softcap);
+  const Lanes inverse = SplatLanes(1.0f / shape.softcap);
+  for (int64_t j = RoundDown(begin, kLanes); j < n; j += kLanes) {
+    const Lanes tanh = Tanh(LoadLanes(scores + j) * scale * inverse);
+    StoreLanes(scores + j, tanh * cap);
+    if (slope != nullptr) StoreLanes(slope + j, CapSlope(tanh));
+  }
+}
+
+// Turns the scores of keys [first, n) into their exponentials and returns one over their sum. Zero
+// for the other keys of the vectors that hold those.
+float SoftmaxRow(float* scores, int64_t first, int64_t n, float scale) {
   const float lowest = -__builtin_inff();
+  const int64_t begin = RoundDown(first, kLanes);
   Lanes largest = SplatLanes(lowest);
-  for (int64_t j = 0; j < n; j += kLanes) {
-    const Lanes scaled = LoadLanes(scores + j, n - j, lowest) * SplatLanes(scale);
+  for (int64_t j = begin; j < n; j += kLanes) {
+    const Lanes scaled = LoadKeys(scores, j, first, n, lowest) * SplatLanes(scale);
     largest = Larger(scaled, largest);
   }
   const Lanes m = SplatLanes(LargestOf(largest));
   Lanes sum = SplatLanes(0.0f);
-  for (int64_t j = 0; j < n; j += kLanes) {
-    Lanes e = Exp(LoadLanes(scores + j, n - j, 0.0f) * SplatLanes(scale) - m);
-    if (n - j < kLanes) {
-      float lane[kLanes];
-      StoreLanes(lane, e);
-      e = LoadLanes(lane, n - j, 0.0f);
-    }
-    sum = sum + e;
+  for (int64_t j = begin; j < n; j += kLanes) {
+    const Lanes e = Exp(LoadKeys(scores, j, first, n, 0.0f) * SplatLanes(scale) - m);
     StoreLanes(scores + j, e);
-  }
-  for (int64_t j = RoundUp(n, kLanes); j < padded; j += kLanes) {
-    StoreLanes(scores + j, SplatLanes(0.0f));
+    if (j < first || n - j < kLanes) StoreLanes(scores + j, LoadKeys(scores, j, first, n, 0.0f));
+    sum = sum + LoadLanes(scores + j);
   }
   return 1.0f / SumOf(sum);
 }
 
-// out[r] = sum of weights[r][j] * v_j over the row's own keys. Keys that all rows see go through
-// the register tile; the last ones, fewer than the tile has tokens, row by row. A masked key is
-// never touched, whatever it holds.
+// SoftmaxRow of row r of the tile, whatever the shape asks for.
+float TileSoftmax(const QueryTile& tile, int64_t r, const AttentionShape& shape, float* scores,
+                  float* slope) {
+  if (shape.softcap == 0) return SoftmaxRow(scores, tile.First(r), tile.End(r), shape.scale);
+  CapScores(shape, tile.First(r), tile.End(r), scores, slope);
+  return SoftmaxRow(scores, tile.First(r), tile.End(r), 1.0f);
+}
+
+// out (+)= sum of weights[j] * v_j over keys [from, to), for `rows` rows.
+template <typename T>
+void AddValues(const KeyValueBlocks<T>& kv, int64_t from, int64_t to, int64_t rows,
+               const float* weights, int64_t stride, int64_t padded_head, bool accumulate,
+               float* out) {
+  for (int64_t j = from; j < to;) {
+    const int64_t block = j / kv.block_size, within = j % kv.block_size;
+    const int64_t count = Min(kv.block_size - within, to - j);
+    BlockGemm(rows, padded_head, count, weights + j, stride, 1,
+              kv.Values(block) + within * padded_head, padded_head, out, padded_head,
+              accumulate || j > from);
+    j += count;
+  }
+}
+
+// out[r] = sum of weights[r][j] * v_j over the row's own keys, upwards. Keys that all rows see go
+// through the register tile; those before and after, fewer than the tile has tokens, row by row. A
+// masked key is never touched, whatever it holds.
 template <typename T>
 void TileValues(const QueryTile& tile, int64_t padded_head, const float* weights, int64_t stride,
                 const KeyValueBlocks<T>& kv, float* out) {
-  const int64_t shared = tile.FewestKeys();
-  for (int64_t j = 0; j < shared; j += kv.block_size) {
-    BlockGemm(tile.Rows(), padded_head, Min(kv.block_size, shared - j), weights + j, stride, 1,
-              kv.Values(j / kv.block_size), padded_head, out, padded_head, j > 0);
-  }
-  for (int64_t r = 0; r < tile.Rows(); ++r) {
-    for (int64_t j = shared; j < tile.Keys(r);) {
-      const int64_t block = j / kv.block_size, within = j % kv.block_size;
-      const int64_t count = Min(kv.block_size - within, tile.Keys(r) - j);
-      BlockGemm(1, padded_head, count, weights + r * stride + j, stride, 1,
-                kv.Values(block) + within * padded_head, padded_head, out + r * padded_head,
-                padded_head, true);
-      j += count;
+  const int64_t shared = tile.SharedBegin(), shared_end = tile.SharedEnd();
+  const bool windowed = shared > 0;
+  if (windowed) {
+    for (int64_t i = 0; i < tile.Rows() * padded_head; ++i) out[i] = 0.0f;
+    for (int64_t r = 0; r < tile.Rows(); ++r) {
+      AddValues(kv, tile.First(r), shared, 1, weights + r * stride, stride, padded_head, true,
+                out + r * padded_head);
     }
+  }
+  AddValues(kv, shared, shared_end, tile.Rows(), weights, stride, padded_head, windowed, out);
+  for (int64_t r = 0; r < tile.Rows(); ++r) {
+    AddValues(kv, Max(shared_end, tile.First(r)), tile.End(r), 1, weights + r * stride, stride,
+              padded_head, true, out + r * padded_head);
   }
 }
 
@@ -134,7 +185,7 @@ void AttendTile(const QueryTile& tile, const AttentionShape& shape, const float*
   TileScores(tile, shape.head_dim, q, kv, scores, stride);
   float inverse[kMaxGroup];
   for (int64_t r = 0; r < tile.Rows(); ++r) {
-    inverse[r] = SoftmaxRow(scores + r * stride, tile.Keys(r), 0, shape.scale);
+    inverse[r] = TileSoftmax(tile, r, shape, scores + r * stride, nullptr);
   }
   TileValues(tile, padded_head, scores, stride, kv, out);
   for (int64_t r = 0; r < tile.Rows(); ++r) {
@@ -202,7 +253,7 @@ void PackedForward(const PackedAttentionArgs& args, int64_t begin, int64_t end, 
   const KeyValueBlocks<float> kv{
       keys, values, nullptr, d * kPackedBlock, padded_head * kPackedBlock, kPackedBlock};
   for (int64_t token = 0; token < n; token += tile_tokens) {
-    const QueryTile tile{token, Min(tile_tokens, n - token), group};
+    const QueryTile tile{token, Min(tile_tokens, n - token), group, shape.window};
     GatherRows(static_cast<const T*>(args.q), shape, begin + token, kv_head, tile, d, q);
     AttendTile(tile, shape, q, kv, scores, out);
     ScatterRows(out, shape, begin + token, kv_head, tile, padded_head, static_cast<T*>(args.out));
@@ -220,16 +271,31 @@ void StoreHeadRows(const float* rows, const AttentionShape& shape, int64_t begin
   }
 }
 
-// Overwrites probabilities p and their gradients dp of one row with the gradient of the scores
-// (before scale): ds_j = p_j (dp_j - sum_i p_i dp_i) * scale.
-void SoftmaxRowBackward(const float* p, float* dp, int64_t n, float scale) {
-  Lanes sum = SplatLanes(0.0f);
-  for (int64_t j = 0; j < n; j += kLanes) {
-    sum = Fma(LoadLanes(p + j), LoadLanes(dp + j), sum);
+// Turns the exponentials of keys [first, n) into probabilities and their gradients dp into those of
+// the scores before scale: ds_j = p_j (dp_j - sum_i p_i dp_i) * scale, times slope_j where not null.
+// Both are set to zero for the other keys in [begin, end).
+void SoftmaxRowBackward(float* p, float* dp, const float* slope, int64_t begin, int64_t first,
+                        int64_t n, int64_t end, float inverse, float scale) {
+  const Lanes zero = SplatLanes(0.0f);
+  const int64_t from = RoundDown(first, kLanes), to = RoundUp(n, kLanes);
+  Lanes sum = zero;
+  for (int64_t j = from; j < to; j += kLanes) {
+    const Lanes probability = LoadLanes(p + j) * SplatLanes(inverse);
+    StoreLanes(p + j, probability);
+    sum = Fma(probability, LoadLanes(dp + j), sum);
   }
   const Lanes mean = SplatLanes(SumOf(sum));
-  for (int64_t j = 0; j < n; j += kLanes) {
-    StoreLanes(dp + j, LoadLanes(p + j) * (LoadLanes(dp + j) - mean) * SplatLanes(scale));
+  for (int64_t j = from; j < to; j += kLanes) {
+    const Lanes ds = LoadLanes(p + j) * (LoadLanes(dp + j) - mean) * SplatLanes(scale);
+    StoreLanes(dp + j, slope == nullptr ? ds : ds * LoadLanes(slope + j));
+  }
+  for (int64_t j = begin; j < from; j += kLanes) {
+    StoreLanes(p + j, zero);
+    StoreLanes(dp + j, zero);
+  }
+  for (int64_t j = to; j < end; j += kLanes) {
+    StoreLanes(p + j, zero);
+    StoreLanes(dp + j, zero);
   }
 }
 
@@ -251,6 +317,7 @@ void PackedBackward(const PackedAttentionArgs& args, int64_t begin, int64_t end,
   float* dq = carver.Take(max_rows * padded_head);
   float* p = carver.Take(max_rows * padded);
   float* dp = carver.Take(max_rows * padded);
+  float* slope = shape.softcap == 0 ? nullptr : carver.Take(padded);
   float* q_dense = carver.Take(max_rows * d);
   float* dout_dense = carver.Take(max_rows * d);
   GatherTransposed(static_cast<const T*>(args.k), shape, begin, end, kv_head, keys);
@@ -263,8 +330,10 @@ void PackedBackward(const PackedAttentionArgs& args, int64_t begin, int64_t end,
   for (int64_t i = 0; i < padded * padded_head; ++i) dk[i] = dv[i] = 0.0f;
   for (int64_t i = 0; i < max_rows * padded_head; ++i) q[i] = dout[i] = 0.0f;
   for (int64_t token = 0; token < n; token += tile_tokens) {
-    const QueryTile tile{token, Min(tile_tokens, n - token), group};
+    const QueryTile tile{token, Min(tile_tokens, n - token), group, shape.window};
     const int64_t rows = tile.Rows(), keys_seen = RoundUp(tile.MostKeys(), kLanes);
+    const int64_t begin_seen = RoundDown(tile.Begin(), kLanes);
+    const int64_t seen = tile.MostKeys() - begin_seen;
     GatherRows(static_cast<const T*>(args.q), shape, begin + token, kv_head, tile, d, q_dense);
     GatherRows(static_cast<const T*>(args.dout), shape, begin + token, kv_head, tile, d,
                dout_dense);
@@ -275,18 +344,16 @@ void PackedBackward(const PackedAttentionArgs& args, int64_t begin, int64_t end,
     TileScores(tile, d, dout_dense, value_blocks, dp, keys_seen);
     for (int64_t r = 0; r < rows; ++r) {
       float* row = p + r * keys_seen;
-      const Lanes inverse = SplatLanes(SoftmaxRow(row, tile.Keys(r), keys_seen, shape.scale));
-      for (int64_t j = 0; j < keys_seen; j += kLanes) {
-        StoreLanes(row + j, LoadLanes(row + j) * inverse);
-      }
-      SoftmaxRowBackward(row, dp + r * keys_seen, keys_seen, shape.scale);
+      const float inverse = TileSoftmax(tile, r, shape, row, slope);
+      SoftmaxRowBackward(row, dp + r * keys_seen, slope, begin_seen, tile.First(r), tile.End(r),
+                         keys_seen, inverse, shape.scale);
     }
-    BlockGemm(rows, padded_head, tile.MostKeys(), dp, keys_seen, 1, key_rows, padded_head, dq,
-              padded_head, false);
-    BlockGemm(tile.MostKeys(), padded_head, rows, p, 1, keys_seen, dout, padded_head, dv,
-              padded_head, true);
-    BlockGemm(tile.MostKeys(), padded_head, rows, dp, 1, keys_seen, q, padded_head, dk, padded_head,
-              true);
+    BlockGemm(rows, padded_head, seen, dp + begin_seen, keys_seen, 1,
+              key_rows + begin_seen * padded_head, padded_head, dq, padded_head, false);
+    BlockGemm(seen, padded_head, rows, p + begin_seen, 1, keys_seen, dout, padded_head,
+              dv + begin_seen * padded_head, padded_head, true);
+    BlockGemm(seen, padded_head, rows, dp + begin_seen, 1, keys_seen, q, padded_head,
+              dk + begin_seen * padded_head, padded_head, true);
     ScatterRows(dq, shape, begin + token, kv_head, tile, padded_head, static_cast<T*>(args.dq));
   }
   StoreHeadRows(dk, shape, begin, end, kv_head, static_cast<T*>(args.dk));
@@ -312,7 +379,8 @@ void PagedForward(const PagedAttentionArgs& args, const PagedQuery& query, int64
                              shape.kv_heads * value_block,
                              args.block_size};
   for (int64_t token = 0; token < query.count; token += tile_tokens) {
-    const QueryTile tile{query.start + token, Min(tile_tokens, query.count - token), group};
+    const QueryTile tile{query.start + token, Min(tile_tokens, query.count - token), group,
+                         shape.window};
     GatherRows(static_cast<const T*>(args.q), shape, query.row + token, kv_head, tile, d, q);
     AttendTile(tile, shape, q, kv, scores, out);
     ScatterRows(out, shape, query.row + token, kv_head, tile, padded_head,

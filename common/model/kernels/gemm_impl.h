@@ -178,6 +178,19 @@ void MultiplyPanel(const GemmArgs& g, int64_t panel, const RowBlock& a, int64_t 
             acc, kPanelWidth, accumulate);
 }
 
+// Adds the bias of one panel's columns to every row of its accumulators.
+template <typename B>
+void AddBias(const GemmArgs& g, const GemmRange& range, int64_t panel, float* acc) {
+  const int64_t columns = Min(kPanelWidth, g.n - panel * kPanelWidth);
+  const B* bias = static_cast<const B*>(g.bias) + panel * kPanelWidth;
+  const Lanes low = LoadLanes(bias, columns, 0.0f);
+  const Lanes high = LoadLanes(bias + kLanes, columns - kLanes, 0.0f);
+  for (int64_t i = range.row_begin; i < range.row_end; ++i, acc += kPanelWidth) {
+    StoreLanes(acc, LoadLanes(acc) + low);
+    StoreLanes(acc + kLanes, LoadLanes(acc + kLanes) + high);
+  }
+}
+
 template <typename C>
 void StorePanel(const GemmArgs& g, const GemmRange& range, int64_t panel, const float* acc) {
   const int64_t columns = Min(kPanelWidth, g.n - panel * kPanelWidth);
@@ -222,7 +235,11 @@ void Gemm(const GemmArgs& g, const GemmRange& range, float* scratch) {
     }
   }
   for (int64_t panel = range.panel_begin; panel < range.panel_end; ++panel) {
-    const float* panel_acc = acc + (panel - range.panel_begin) * panel_floats;
+    float* panel_acc = acc + (panel - range.panel_begin) * panel_floats;
+    if (g.bias != nullptr) {
+      g.b_type == Element::kFloat32 ? AddBias<float>(g, range, panel, panel_acc)
+                                    : AddBias<uint16_t>(g, range, panel, panel_acc);
+    }
     if (g.c_type == Element::kFloat32) {
       StorePanel<float>(g, range, panel, panel_acc);
     } else {

@@ -58,7 +58,8 @@ int64_t PackedAttentionScratch(const AttentionShape& shape, int64_t n, bool back
   const int64_t head = PaddedHead(shape.head_dim), padded = RoundUp(n, kPackedBlock);
   const int64_t per_key = backward ? 5 * head : 2 * head;
   const int64_t per_row = backward ? 5 * head + 2 * padded : 2 * head + padded;
-  return padded * per_key + rows * per_row + kCarvingSlack;
+  const int64_t slope = backward && shape.softcap != 0 ? padded : 0;
+  return padded * per_key + rows * per_row + slope + kCarvingSlack;
 }
 
 int64_t PagedAttentionScratch(const AttentionShape& shape, int64_t n) {

@@ -122,6 +122,34 @@ TEST(GemmTest, EveryElementIsOneChain) {
   }
 }
 
+TEST(GemmTest, TheBiasIsAddedLast) {
+  for (const KernelTable* table : FusedTables()) {
+    const int64_t m = 3, n = 45, k = 20;
+    const std::vector<float> x = Normals(m * k, 1), w = Normals(n * k, 2), bias = Normals(n, 3);
+    std::vector<float> panels(PanelCount(n) * kPanelWidth * k), plain(m * n), y(m * n);
+    table->pack({w.data(), Element::kFloat32, n, k, panels.data()}, 0, PanelCount(n));
+    GemmArgs args{m,
+                  n,
+                  k,
+                  x.data(),
+                  Element::kFloat32,
+                  k,
+                  1,
+                  panels.data(),
+                  Element::kFloat32,
+                  0,
+                  plain.data(),
+                  Element::kFloat32,
+                  n,
+                  false};
+    RunGemm(*table, args);
+    args.c = y.data();
+    args.bias = bias.data();
+    RunGemm(*table, args);
+    for (int64_t i = 0; i < m * n; ++i) ASSERT_EQ(y[i], plain[i] + bias[i % n]) << i;
+  }
+}
+
 TEST(GemmTest, RowMajorStridedAndAccumulating) {
   for (const KernelTable* table : FusedTables()) {
     const int64_t m = 21, n = 45, k = 530;
@@ -218,6 +246,46 @@ TEST(RmsNormTest, SquareSumIsTheLaneSum) {
   }
 }
 
+TEST(RmsNormTest, UnitOffsetAddsOneToTheWeight) {
+  for (const KernelTable* table : FusedTables()) {
+    const int64_t width = 21;
+    const std::vector<float> x = Normals(width, 6), weight = Normals(width, 7);
+    std::vector<float> plain(width), offset(width), shifted = weight;
+    for (float& w : shifted) w = 1.0f + w;
+    RmsNormArgs args{};
+    args.width = width;
+    args.epsilon = 1e-5f;
+    args.x = x.data();
+    args.weight = shifted.data();
+    args.y = plain.data();
+    table->rms_norm(args, 0, 1);
+    args.weight = weight.data();
+    args.y = offset.data();
+    args.unit_offset = true;
+    table->rms_norm(args, 0, 1);
+    EXPECT_EQ(plain, offset) << table->instruction_set;
+  }
+}
+
+TEST(RotateTest, ElementsPastTheRotaryPartAreCopied) {
+  for (const KernelTable* table : FusedTables()) {
+    const std::vector<float> x = Normals(2 * 10, 6), angles = Normals(3 * 6, 7);
+    const int64_t position = 2;
+    std::vector<float> y(20);
+    table->rotate(
+        {2, 10, 6, Element::kFloat32, x.data(), y.data(), &position, angles.data(), false}, 0, 1);
+    for (int64_t h = 0; h < 2; ++h) {
+      for (int64_t i = 0; i < 3; ++i) {
+        const float low = x[h * 10 + i], high = x[h * 10 + 3 + i];
+        const float c = angles[12 + i], s = angles[15 + i];
+        EXPECT_EQ(y[h * 10 + i], std::fma(low, c, -(high * s)));
+        EXPECT_EQ(y[h * 10 + 3 + i], std::fma(high, c, low * s));
+      }
+      for (int64_t i = 6; i < 10; ++i) EXPECT_EQ(y[h * 10 + i], x[h * 10 + i]);
+    }
+  }
+}
+
 // The documented exponential, one number at a time.
 float ScalarExp(float x) {
   x = std::min(88.0f, std::max(-87.0f, x));
@@ -230,60 +298,224 @@ float ScalarExp(float x) {
   return std::ldexp(p, static_cast<int>(n));
 }
 
+// The documented tanh, one number at a time.
+float ScalarTanh(float x) {
+  const float size = std::abs(x), z = x * x;
+  if (size >= 0.35f) return std::copysign(1.0f - 2.0f / (1.0f + ScalarExp(size + size)), x);
+  float p = -1382.0f / 155925;
+  for (float c : {62.0f / 2835, -17.0f / 315, 2.0f / 15, -1.0f / 3}) p = std::fma(p, z, c);
+  return std::fma(p * z, x, x);
+}
+
+struct AttentionCase {
+  int64_t window;
+  float softcap;
+};
+
+// Windows inside a tile of query tokens, across vectors and blocks, and longer than the sequence.
+const std::vector<AttentionCase> kAttentionCases = {{0, 0},  {1, 0},  {2, 0}, {7, 0},    {16, 0},
+                                                    {33, 0}, {99, 0}, {0, 2}, {11, 0.7f}};
+
 TEST(AttentionTest, EveryRowIsTheDocumentedChain) {
   const int64_t tokens = 45, heads = 4, kv_heads = 2, head_dim = 20;
   const std::vector<float> q = Normals(tokens * heads * head_dim, 30);
   const std::vector<float> k = Normals(tokens * kv_heads * head_dim, 31);
   const std::vector<float> v = Normals(tokens * kv_heads * head_dim, 32);
-  std::vector<float> expected(q.size());
-  for (int64_t i = 0; i < tokens; ++i) {
-    for (int64_t h = 0; h < heads; ++h) {
-      const auto row = [&](const std::vector<float>& x, int64_t token) {
-        return x.data() + (token * kv_heads + h / 2) * head_dim;
-      };
-      const float* query = q.data() + (i * heads + h) * head_dim;
-      std::vector<float> scores(i + 1, 0.0f);
-      for (int64_t j = 0; j <= i; ++j) {
-        for (int64_t c = 0; c < head_dim; ++c) {
-          scores[j] = std::fma(query[c], row(k, j)[c], scores[j]);
+  for (const auto& [window, softcap] : kAttentionCases) {
+    SCOPED_TRACE(::testing::Message() << "window " << window << ", cap " << softcap);
+    std::vector<float> expected(q.size());
+    for (int64_t i = 0; i < tokens; ++i) {
+      const int64_t first = window == 0 ? 0 : std::max<int64_t>(0, i + 1 - window);
+      for (int64_t h = 0; h < heads; ++h) {
+        const auto row = [&](const std::vector<float>& x, int64_t token) {
+          return x.data() + (token * kv_heads + h / 2) * head_dim;
+        };
+        const float* query = q.data() + (i * heads + h) * head_dim;
+        std::vector<float> scores(i + 1, 0.0f);
+        float largest = -std::numeric_limits<float>::infinity();
+        for (int64_t j = first; j <= i; ++j) {
+          for (int64_t c = 0; c < head_dim; ++c) {
+            scores[j] = std::fma(query[c], row(k, j)[c], scores[j]);
+          }
+          scores[j] *= 0.3f;
+          if (softcap != 0) scores[j] = ScalarTanh(scores[j] * (1.0f / softcap)) * softcap;
+          largest = std::max(largest, scores[j]);
         }
-        scores[j] *= 0.3f;
+        for (int64_t j = first; j <= i; ++j) scores[j] = ScalarExp(scores[j] - largest);
+        const float total = LaneSum([&](int64_t j, float lane) { return lane + scores[j]; }, i + 1);
+        for (int64_t c = 0; c < head_dim; ++c) {
+          float sum = 0;
+          for (int64_t j = first; j <= i; ++j) sum = std::fma(scores[j], row(v, j)[c], sum);
+          expected[(i * heads + h) * head_dim + c] = sum * (1.0f / total);
+        }
       }
-      const float largest = *std::max_element(scores.begin(), scores.end());
-      for (float& score : scores) score = ScalarExp(score - largest);
-      const float total = LaneSum([&](int64_t j, float lane) { return lane + scores[j]; }, i + 1);
-      for (int64_t c = 0; c < head_dim; ++c) {
-        float sum = 0;
-        for (int64_t j = 0; j <= i; ++j) sum = std::fma(scores[j], row(v, j)[c], sum);
-        expected[(i * heads + h) * head_dim + c] = sum * (1.0f / total);
+    }
+    for (const KernelTable* table : FusedTables()) {
+      std::vector<float> out(q.size());
+      PackedAttentionArgs args{};
+      args.shape = {heads, kv_heads, head_dim, 0.3f, Element::kFloat32, softcap, window};
+      args.q = q.data();
+      args.k = k.data();
+      args.v = v.data();
+      args.out = out.data();
+      Scratch scratch(PackedAttentionScratch(args.shape, tokens, false));
+      for (int64_t h = 0; h < kv_heads; ++h) {
+        table->packed_attention(args, 0, tokens, h, scratch.data());
       }
+      EXPECT_EQ(out, expected) << table->instruction_set;
     }
   }
-  for (const KernelTable* table : FusedTables()) {
-    std::vector<float> out(q.size());
-    PackedAttentionArgs args{};
-    args.shape = {heads, kv_heads, head_dim, 0.3f, Element::kFloat32};
-    args.q = q.data();
-    args.k = k.data();
-    args.v = v.data();
-    args.out = out.data();
-    Scratch scratch(PackedAttentionScratch(args.shape, tokens, false));
-    for (int64_t h = 0; h < kv_heads; ++h) {
-      table->packed_attention(args, 0, tokens, h, scratch.data());
+}
+
+TEST(SoftCapTest, TanhIsAccurateEverywhere) {
+  std::vector<const KernelTable*> tables = FusedTables();
+  tables.push_back(KernelsFor(InstructionSet::kPortable));
+  for (const KernelTable* table : tables) {
+    std::vector<float> x, slope;
+    for (double value = -20; value <= 20; value += 0.00137) x.push_back(static_cast<float>(value));
+    for (float extreme : {0.0f, 1e-30f, -1e-6f, 1e4f, -std::numeric_limits<float>::infinity()}) {
+      x.push_back(extreme);
     }
-    EXPECT_EQ(out, expected) << table->instruction_set;
+    std::vector<float> y = x;
+    slope.resize(x.size());
+    table->soft_cap({1.0f, y.data(), slope.data()}, 0, static_cast<int64_t>(x.size()));
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double exact = std::tanh(static_cast<double>(x[i]));
+      ASSERT_NEAR(y[i], exact, 4e-7 * std::abs(exact)) << x[i];
+      ASSERT_NEAR(slope[i], 1 - exact * exact, 4e-7) << x[i];
+    }
+    float nan = std::nanf("");
+    table->soft_cap({1.0f, &nan, nullptr}, 0, 1);
+    EXPECT_TRUE(std::isnan(nan));
+  }
+}
+
+TEST(SoftCapTest, CapsAndScales) {
+  std::vector<float> x = {-100.0f, 0.0f, 1.0f, 100.0f};
+  Kernels().soft_cap({30.0f, x.data(), nullptr}, 0, 4);
+  EXPECT_NEAR(x[0], -30 * std::tanh(100.0 / 30), 1e-5);
+  EXPECT_EQ(x[1], 0.0f);
+  EXPECT_NEAR(x[2], 30 * std::tanh(1.0 / 30), 1e-6);
+  EXPECT_EQ(x[3], -x[0]);
+}
+
+TEST(GluTest, GeluTanhAndItsSlope) {
+  for (const KernelTable* table : {&Kernels(), KernelsFor(InstructionSet::kPortable)}) {
+    for (double g = -9; g <= 9; g += 0.0137) {
+      const auto gate = static_cast<float>(g);
+      const float one = 1.0f, two = 2.0f;
+      float y = 0, dgate = 0, dup = 0;
+      const GluArgs args{
+          Activation::kGeluTanh, Element::kFloat32, &gate, &two, &y, &one, &dgate, &dup};
+      table->glu(args, 0, 1);
+      table->glu_backward(args, 0, 1);
+      const auto gelu = [](double x) {
+        return x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))) / 2;
+      };
+      const double slope = (gelu(gate + 1e-5) - gelu(gate - 1e-5)) / 2e-5;
+      ASSERT_NEAR(y, 2 * gelu(gate), 1e-6) << g;
+      ASSERT_NEAR(dup, gelu(gate), 1e-6) << g;
+      ASSERT_NEAR(dgate, 2 * slope, 4e-6) << g;
+    }
+  }
+}
+
+struct Routing {
+  std::vector<int64_t> chosen;
+  std::vector<float> weights;
+};
+
+Routing RunRoute(const std::vector<float>& logits, int64_t experts, int64_t top, bool normalize) {
+  const auto rows = static_cast<int64_t>(logits.size()) / experts;
+  Routing routing{std::vector<int64_t>(rows * top), std::vector<float>(rows * top)};
+  RouteArgs args{};
+  args.experts = experts;
+  args.top = top;
+  args.normalize = normalize;
+  args.logits = logits.data();
+  args.chosen = routing.chosen.data();
+  args.weights = routing.weights.data();
+  Kernels().route(args, 0, rows);
+  return routing;
+}
+
+TEST(RouteTest, HandWorked) {
+  // Softmax of (0, ln 2, ln 4, 0) is (1, 2, 4, 1) / 8.
+  const std::vector<float> logits = {0.0f, std::log(2.0f), std::log(4.0f), 0.0f};
+  const Routing plain = RunRoute(logits, 4, 2, false);
+  EXPECT_EQ(plain.chosen, (std::vector<int64_t>{1, 2}));
+  EXPECT_NEAR(plain.weights[0], 0.25, 1e-6);
+  EXPECT_NEAR(plain.weights[1], 0.5, 1e-6);
+  const Routing normal = RunRoute(logits, 4, 2, true);
+  EXPECT_NEAR(normal.weights[0], 1.0 / 3, 1e-6);
+  EXPECT_NEAR(normal.weights[1], 2.0 / 3, 1e-6);
+}
+
+TEST(RouteTest, OfEqualLogitsTheLowerIndexIsChosen) {
+  EXPECT_EQ(RunRoute({1, 2, 2, 2, 1, 2, 3, 1}, 8, 3, true).chosen, (std::vector<int64_t>{1, 2, 6}));
+  EXPECT_EQ(RunRoute({0, 0, 0}, 3, 3, true).chosen, (std::vector<int64_t>{0, 1, 2}));
+}
+
+TEST(RouteTest, GradientIsThatOfTheWeights) {
+  const int64_t experts = 21, top = 4;
+  const std::vector<float> logits = Normals(experts, 40), dweights = Normals(top, 41);
+  for (bool normalize : {false, true}) {
+    const Routing routing = RunRoute(logits, experts, top, normalize);
+    const auto value = [&](int64_t at, double step) {
+      double total = 0, chosen_total = 0, sum = 0;
+      const auto e = [&](int64_t j) { return std::exp(logits[j] + (j == at ? step : 0.0)); };
+      for (int64_t j = 0; j < experts; ++j) total += e(j);
+      for (int64_t i : routing.chosen) chosen_total += e(i);
+      for (int64_t i = 0; i < top; ++i) {
+        sum += dweights[i] * e(routing.chosen[i]) / (normalize ? chosen_total : total);
+      }
+      return sum;
+    };
+    std::vector<float> dlogits(experts), weights = routing.weights;
+    std::vector<int64_t> chosen = routing.chosen;
+    RouteArgs args{experts,         top,           normalize,
+                   logits.data(),   chosen.data(), weights.data(),
+                   dweights.data(), dlogits.data()};
+    Kernels().route_backward(args, 0, 1);
+    for (int64_t j = 0; j < experts; ++j) {
+      EXPECT_NEAR(dlogits[j], (value(j, 1e-4) - value(j, -1e-4)) / 2e-4, 1e-6) << j;
+    }
+  }
+}
+
+TEST(CombineTest, WeightedRowsAreOneChain) {
+  const int64_t width = 37, top = 3;
+  const std::vector<float> rows = Normals(4 * width, 42), weights = Normals(2 * top, 43);
+  const std::vector<int64_t> slots = {3, 0, 2, 1, 2, 3};
+  for (const KernelTable* table : FusedTables()) {
+    std::vector<float> y(2 * width), sums(2 * width);
+    table->combine(
+        {top, width, rows.data(), slots.data(), weights.data(), Element::kFloat32, y.data()}, 0, 2);
+    table->combine({top, width, rows.data(), slots.data(), nullptr, Element::kFloat32, sums.data()},
+                   0, 2);
+    for (int64_t t = 0; t < 2; ++t) {
+      for (int64_t j = 0; j < width; ++j) {
+        float chain = 0, sum = 0;
+        for (int64_t i = t * top; i < (t + 1) * top; ++i) {
+          chain = std::fma(weights[i], rows[slots[i] * width + j], chain);
+          sum += rows[slots[i] * width + j];
+        }
+        ASSERT_EQ(y[t * width + j], chain);
+        ASSERT_EQ(sums[t * width + j], sum);
+      }
+    }
   }
 }
 
 float Silu(const KernelTable& table, float gate) {
   const float one = 1.0f;
   float y = 0;
-  SwiGluArgs args{};
+  GluArgs args{};
   args.type = Element::kFloat32;
   args.gate = &gate;
   args.up = &one;
   args.y = &y;
-  table.swiglu(args, 0, 1);
+  table.glu(args, 0, 1);
   return y;
 }
 
@@ -378,38 +610,44 @@ std::vector<float> EverythingOf(const KernelTable& table) {
   std::vector<int64_t> positions(tokens);
   for (int64_t i = 0; i < tokens; ++i) positions[i] = i;
   std::vector<float> out(query), dq(query), dk(key), dv(key);
-  PackedAttentionArgs attention{{heads, kv_heads, head_dim, 0.3f, Element::kFloat32},
-                                q.data(),
-                                k.data(),
-                                v.data(),
-                                out.data(),
-                                dout.data(),
-                                dq.data(),
-                                dk.data(),
-                                dv.data()};
-  Scratch scratch(PackedAttentionScratch(attention.shape, tokens, true));
-  for (int64_t h = 0; h < kv_heads; ++h) {
-    table.packed_attention(attention, 0, tokens, h, scratch.data());
-    table.packed_attention_backward(attention, 0, tokens, h, scratch.data());
+  for (const auto& [window, softcap] : kAttentionCases) {
+    PackedAttentionArgs attention{
+        {heads, kv_heads, head_dim, 0.3f, Element::kFloat32, softcap, window},
+        q.data(),
+        k.data(),
+        v.data(),
+        out.data(),
+        dout.data(),
+        dq.data(),
+        dk.data(),
+        dv.data()};
+    Scratch scratch(PackedAttentionScratch(attention.shape, tokens, true));
+    for (int64_t h = 0; h < kv_heads; ++h) {
+      table.packed_attention(attention, 0, tokens, h, scratch.data());
+      table.packed_attention_backward(attention, 0, tokens, h, scratch.data());
+    }
+    for (const auto& values : {out, dq, dk, dv}) add(values);
   }
-  for (const auto& values : {out, dq, dk, dv}) add(values);
 
-  RotateArgs rotate{heads,      head_dim,         Element::kFloat32, q.data(),
-                    out.data(), positions.data(), cosines.data(),    false};
+  RotateArgs rotate{
+      heads,          head_dim, 12, Element::kFloat32, q.data(), out.data(), positions.data(),
+      cosines.data(), false};
   table.rotate(rotate, 0, tokens);
   add(out);
 
-  SwiGluArgs swiglu{Element::kFloat32, q.data(),  dout.data(), out.data(),
-                    dout.data(),       dq.data(), dq.data()};
-  table.swiglu(swiglu, 0, query);
-  table.swiglu_backward(swiglu, 0, query);
-  add(out);
-  add(dq);
+  for (Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    GluArgs glu{activation, Element::kFloat32, q.data(),  dout.data(),
+                out.data(), dout.data(),       dq.data(), dq.data()};
+    table.glu(glu, 0, query);
+    table.glu_backward(glu, 0, query);
+    add(out);
+    add(dq);
+  }
 
   std::vector<float> inverse(tokens), dweight(heads * head_dim);
-  RmsNormArgs norm{heads * head_dim, 1e-5f,         Element::kFloat32, q.data(),
-                   v.data(),         out.data(),    dout.data(),       dq.data(),
-                   dweight.data(),   inverse.data()};
+  RmsNormArgs norm{heads * head_dim, 1e-5f,          Element::kFloat32,   q.data(),
+                   v.data(),         out.data(),     dout.data(),         dq.data(),
+                   dweight.data(),   inverse.data(), /*unit_offset=*/true};
   table.rms_norm(norm, 0, tokens);
   table.rms_norm_dx(norm, 0, tokens);
   table.rms_norm_dweight(norm, tokens, 0, norm.width);
@@ -421,6 +659,21 @@ std::vector<float> EverythingOf(const KernelTable& table) {
   table.score(score, 0, tokens);
   table.score_backward(score, 0, tokens);
   for (const auto& values : {logprob, entropy, logits}) add(values);
+
+  std::vector<int64_t> chosen(tokens * 3), slots(tokens * 3);
+  std::vector<float> weights(tokens * 3), dweights(tokens * 3), dlogits(tokens * head_dim);
+  RouteArgs route{head_dim,       3,        false,         q.data(), chosen.data(),
+                  weights.data(), k.data(), dlogits.data()};
+  table.route(route, 0, tokens);
+  table.route_backward(route, 0, tokens);
+  for (int64_t i = 0; i < tokens * 3; ++i) slots[i] = (i * 7) % tokens;
+  table.combine(
+      {3, head_dim, v.data(), slots.data(), weights.data(), Element::kFloat32, out.data()}, 0,
+      tokens);
+  table.weigh(
+      {head_dim, Element::kFloat32, k.data(), v.data(), weights.data(), dweights.data(), dk.data()},
+      0, tokens);
+  for (const auto& values : {weights, dlogits, out, dweights, dk}) add(values);
   return all;
 }
 

@@ -3,6 +3,7 @@
 // The function table of one instruction set. Included last by each kernels_*.cc file.
 
 #include "common/model/kernels/attention_impl.h"
+#include "common/model/kernels/experts_impl.h"
 #include "common/model/kernels/gemm_impl.h"
 #include "common/model/kernels/rows_impl.h"
 
@@ -18,13 +19,18 @@ constexpr KernelTable MakeTable(const char* instruction_set, const char* arithme
           RmsNormDx,
           RmsNormDweight,
           Rotate,
-          SwiGlu,
-          SwiGluBackward,
+          Glu,
+          GluBackward,
+          SoftCap,
           PackedAttention,
           PackedAttentionBackward,
           PagedAttention,
           Score,
-          ScoreBackward};
+          ScoreBackward,
+          Route,
+          RouteBackward,
+          Combine,
+          Weigh};
 }
 
 }  // namespace
