@@ -72,8 +72,8 @@ grpc::ServerUnaryReactor* WeightsService::Begin(grpc::CallbackServerContext* con
                                                 v1::BeginTransferResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   Enqueue(reactor, [this, reactor, request, response] {
-    absl::StatusOr<v1::BeginTransferResponse> begun = staging_->Begin(*request);
-    if (begun.ok()) *response = *std::move(begun);
+    const absl::StatusOr<v1::BeginTransferResponse> begun = staging_->Begin(*request);
+    if (begun.ok()) *response = *begun;
     reactor->Finish(rpc::ToGrpc(begun.status()));
   });
   return reactor;

@@ -116,7 +116,7 @@ void Engine::Run() {
       if (stopping_) break;
       busy_ = true;
     }
-    if (intake.swap.has_value()) Apply(*std::move(intake.swap));
+    if (intake.swap.has_value()) Apply(*intake.swap);
     for (Submission& submission : intake.submissions) Admit(std::move(submission));
     for (const RequestId id : intake.cancellations) {
       const auto it = requests_.find(id);
@@ -154,7 +154,7 @@ void Engine::Admit(Submission submission) {
   request.sink().OnDone(refused);
 }
 
-void Engine::Apply(Swap swap) {
+void Engine::Apply(const Swap& swap) {
   const absl::Time start = options_.clock->Now();
   const v1::PolicyVersion& next = swap.weights->version;
   const absl::Status loaded = runner_->LoadWeights(*swap.weights);

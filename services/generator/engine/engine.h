@@ -122,7 +122,7 @@ class Engine {
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   void Admit(Submission submission);
-  void Apply(Swap swap);
+  void Apply(const Swap& swap);
   void Step();
   absl::Status RunModel(const StepPlan& plan);
   // Draws the plan's tokens; ids of samples that are complete now go to `finished`.

@@ -23,7 +23,7 @@ constexpr absl::Duration kPatience = absl::Seconds(60);
 // Shared by the test and the runner that the engine owns.
 class Gate {
  public:
-  void Allow(int steps) {
+  void Allow(int64_t steps) {
     absl::MutexLock lock(&mutex_);
     allowed_ += steps;
   }
@@ -45,8 +45,8 @@ class Gate {
 
  private:
   absl::Mutex mutex_;
-  int allowed_ = 0;
-  int taken_ = 0;
+  int64_t allowed_ = 0;
+  int64_t taken_ = 0;
   absl::Status result_;
 };
 
