@@ -84,5 +84,3 @@ BENCHMARK(BM_Stories260k)->MeasureProcessCPUTime()->UseRealTime()->Unit(benchmar
 
 }  // namespace
 }  // namespace rollcall::generator
-
-BENCHMARK_MAIN();
