@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/file.h"
@@ -12,7 +11,6 @@
 #include "common/base/status.h"
 #include "common/config/yaml.h"
 #include "common/model/identity.h"
-#include "services/learner/data/demonstrations.h"
 #include "services/learner/initial_model.h"
 #include "services/learner/publish/lineage.h"
 #include "services/learner/resume.h"
@@ -26,38 +24,6 @@ v1::RunConfig TrainerConfig(const v1::RunConfig& config) {
   v1::RunConfig trainer = config;
   if (config.stage() == v1::STAGE_EVAL) trainer.set_stage(v1::STAGE_SFT);
   return trainer;
-}
-
-double Value(const std::map<std::string, double>& values, const std::string& name) {
-  const auto found = values.find(name);
-  return found == values.end() ? 0 : found->second;
-}
-
-// The trainer's figures under the names of metrics.jsonl: what it computes stands without its
-// prefix, and its own speed gives way to the step's.
-std::map<std::string, double> StepValues(const StepReport& report) {
-  std::map<std::string, double> values;
-  for (const auto& [name, value] : report.metrics) {
-    if (name == "train/tokens_per_second") {
-      values["time/train_tokens_per_second"] = value;
-    } else if (absl::StartsWith(name, "train/")) {
-      values[name.substr(sizeof("train/") - 1)] = value;
-    } else {
-      values[name] = value;
-    }
-  }
-  return values;
-}
-
-// What became of every group issued so far; see RolloutCounts.
-void AddCounts(const v1::RolloutCounts& counts, std::map<std::string, double>& values) {
-  values["groups/issued"] = static_cast<double>(counts.issued());
-  values["groups/trained"] = static_cast<double>(counts.trained());
-  values["groups/filtered"] = static_cast<double>(counts.filtered());
-  values["groups/in_flight"] = static_cast<double>(counts.in_flight());
-  for (const auto& [reason, count] : counts.dropped()) {
-    values[absl::StrCat("groups/dropped/", reason)] = static_cast<double>(count);
-  }
 }
 
 }  // namespace
@@ -149,19 +115,6 @@ absl::Status Learner::OpenRun() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<GroupPrompt>> Learner::EvaluationPrompts() const {
-  std::vector<GroupPrompt> prompts;
-  if (config_.data().evaluation().empty()) return prompts;
-  ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
-                            LoadPrompts(config_.data(), config_.data().evaluation(), *tokenizer_));
-  const uint32_t limit = config_.evaluation().max_prompts();
-  for (v1::PromptRow& row : set.rows) {
-    if (limit > 0 && prompts.size() == limit) break;
-    prompts.push_back({.row = std::move(row), .messages = {}});
-  }
-  return prompts;
-}
-
 CoordinatorOptions Learner::WhereToStart() const {
   CoordinatorOptions options;
   options.trained_steps = trainer_->step();
@@ -174,52 +127,34 @@ CoordinatorOptions Learner::WhereToStart() const {
   return options;
 }
 
-absl::Status Learner::LoadTrainingData() {
-  if (config_.stage() == v1::STAGE_RL) {
-    ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
-                              LoadPrompts(config_.data(), config_.data().train(), *tokenizer_));
-    prompts_ = std::make_unique<PromptSource>(std::make_shared<const PromptSet>(std::move(set)),
-                                              config_.seed(), config_.data().shuffle());
-  } else if (config_.stage() == v1::STAGE_SFT) {
-    ROLLCALL_ASSIGN_OR_RETURN(
-        DemonstrationSet set,
-        LoadDemonstrations(config_.data(), config_.data().train(), *tokenizer_, context_length()));
-    demonstrations_ = std::make_unique<DemonstrationSource>(
-        std::make_shared<const DemonstrationSet>(std::move(set)), config_.seed(),
-        config_.data().shuffle(), config_.learner().prompts_per_step());
-    source_ = demonstrations_.get();
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Learner::StartRollouts() {
-  ROLLCALL_RETURN_IF_ERROR(LoadTrainingData());
+  const auto context = static_cast<uint32_t>(trainer_->decoder().config().max_position_embeddings);
+  ROLLCALL_ASSIGN_OR_RETURN(data_, LoadTrainingData(config_, *tokenizer_, context));
+  source_ = data_.demonstrations.get();
   const bool rl = config_.stage() == v1::STAGE_RL;
-  ROLLCALL_ASSIGN_OR_RETURN(std::vector<GroupPrompt> evaluation, EvaluationPrompts());
-  // Supervised training evaluates where it is told of the services that it takes.
+  // Supervised training evaluates where it is told of the services that this takes.
   const bool services =
       !config_.generator().addresses().empty() && !config_.reward().address().empty();
-  const bool evaluates = !evaluation.empty() && (services || !(config_.stage() == v1::STAGE_SFT));
+  const bool evaluates =
+      !data_.evaluation.empty() && (services || config_.stage() != v1::STAGE_SFT);
   if (!rl && !evaluates) return absl::OkStatus();
 
   ROLLCALL_ASSIGN_OR_RETURN(PreparedVersionPtr version, Prepare());
-  CoordinatorOptions options = WhereToStart();
-  ROLLCALL_RETURN_IF_ERROR(OpenLedger(version->version.manifest_hash(), options));
+  CoordinatorOptions start = WhereToStart();
+  ROLLCALL_RETURN_IF_ERROR(OpenLedger(version->version, start));
+  const model::Decoder& decoder = trainer_->decoder();
   ROLLCALL_ASSIGN_OR_RETURN(
       std::unique_ptr<RolloutStack> stack,
-      RolloutStack::Start(
-          config_,
-          {.version = identity_,
-           .numerics = model::FingerprintOf(trainer_->decoder()),
-           .vocab_size = static_cast<uint32_t>(trainer_->decoder().config().vocab_size),
-           .context_length = context_length()},
-          tokenizer_, ledger_.get(), control_));
+      RolloutStack::Start(config_,
+                          {.version = identity_,
+                           .numerics = model::FingerprintOf(decoder),
+                           .vocab_size = static_cast<uint32_t>(decoder.config().vocab_size)},
+                          tokenizer_, ledger_.get(), control_));
   if (rl) {
-    coordinator_ = stack->MakeCoordinator(
-        std::move(options), [this](uint64_t group_id) { return DrawPrompt(group_id); });
+    coordinator_ = stack->MakeCoordinator(std::move(start), DrawFrom(data_.prompts.get(), context));
     source_ = coordinator_;
   }
-  if (evaluates) evaluator_ = stack->MakeEvaluator(std::move(evaluation));
+  if (evaluates) evaluator_ = stack->MakeEvaluator(data_.evaluation);
   {
     absl::MutexLock lock(&mutex_);
     stack_ = std::move(stack);
@@ -228,13 +163,11 @@ absl::Status Learner::StartRollouts() {
     stack_->Interrupt(control_->failure().ok() ? absl::CancelledError("stopped")
                                                : control_->failure());
   }
-  published_step_ = trainer_->step();
-  control_->SetVersion(version->version);
-  stack_->Publish(std::move(version));
+  Publish(std::move(version));
   return stack_->AwaitServices();
 }
 
-absl::Status Learner::OpenLedger(const std::string& manifest_hash, CoordinatorOptions& options) {
+absl::Status Learner::OpenLedger(const v1::PolicyVersion& version, CoordinatorOptions& options) {
   v1::LineageStart start;
   start.set_run_id(identity_.run_id);
   start.set_lineage(identity_.lineage);
@@ -242,30 +175,16 @@ absl::Status Learner::OpenLedger(const std::string& manifest_hash, CoordinatorOp
   start.set_content_hash(ContentHash(config_));
   start.set_time(lineage_.time());
   start.set_next_group_id(options.first_group_id);
+  const std::string folder = run_dir_ + "/rollouts";
   if (config_.stage() == v1::STAGE_RL) {
-    options.reusable = LoadReusableGroups(run_dir_ + "/rollouts", options.first_group_id,
-                                          start.content_hash(), manifest_hash);
-    if (!options.reusable.empty()) {
-      LogInfo("finished groups are reused", {{"groups", options.reusable.size()}});
-    }
+    options.reusable = LoadReusableGroups(folder, options.first_group_id, start.content_hash(),
+                                          version.manifest_hash());
   }
-  ROLLCALL_ASSIGN_OR_RETURN(ledger_, Ledger::Open(run_dir_ + "/rollouts", start));
+  if (!options.reusable.empty()) {
+    LogInfo("finished groups are reused", {{"groups", options.reusable.size()}});
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(ledger_, Ledger::Open(folder, start));
   return absl::OkStatus();
-}
-
-PromptDraw Learner::DrawPrompt(uint64_t group_id) const {
-  PromptDraw draw;
-  draw.prompt.row = prompts_->PromptAt(group_id);
-  const int tokens = draw.prompt.row.token_ids_size();
-  if (static_cast<uint32_t>(tokens) >= context_length()) {
-    draw.too_long = absl::StrCat(tokens, " tokens leave no room for a completion in a context of ",
-                                 context_length());
-  }
-  return draw;
-}
-
-uint32_t Learner::context_length() const {
-  return static_cast<uint32_t>(trainer_->decoder().config().max_position_embeddings);
 }
 
 absl::StatusOr<PreparedVersionPtr> Learner::Prepare() const {
@@ -273,12 +192,16 @@ absl::StatusOr<PreparedVersionPtr> Learner::Prepare() const {
   return PrepareVersion(identity_, std::move(snapshot));
 }
 
-absl::Status Learner::PublishCurrent() {
-  if (published_step_ == trainer_->step()) return absl::OkStatus();
-  ROLLCALL_ASSIGN_OR_RETURN(PreparedVersionPtr version, Prepare());
+void Learner::Publish(PreparedVersionPtr version) {
   published_step_ = trainer_->step();
   control_->SetVersion(version->version);
   stack_->Publish(std::move(version));
+}
+
+absl::Status Learner::PublishCurrent() {
+  if (published_step_ == trainer_->step()) return absl::OkStatus();
+  ROLLCALL_ASSIGN_OR_RETURN(PreparedVersionPtr version, Prepare());
+  Publish(std::move(version));
   return absl::OkStatus();
 }
 
@@ -289,7 +212,7 @@ bool Learner::EvaluationDue(uint64_t step) const {
   return step == config_.learner().steps() || (every > 0 && step % every == 0);
 }
 
-absl::Status Learner::Evaluate(std::map<std::string, double>& values) {
+absl::Status Learner::Evaluate(StepValues& values) {
   const uint64_t step = trainer_->step();
   control_->SetPhase(v1::LEARNER_PHASE_EVALUATING);
   const absl::Time start = absl::Now();
@@ -299,7 +222,7 @@ absl::Status Learner::Evaluate(std::map<std::string, double>& values) {
   evaluated_step_ = step;
   values.insert(evaluation_.begin(), evaluation_.end());
   LogInfo("evaluated", {{"step", step},
-                        {"reward", Value(evaluation_, "eval/reward/mean")},
+                        {"reward", ValueOf(evaluation_, "eval/reward/mean")},
                         {"prompts", evaluator_->prompts()},
                         {"seconds", absl::Now() - start}});
   return absl::OkStatus();
@@ -309,7 +232,7 @@ absl::Status Learner::EvaluateOnly() {
   if (evaluator_ == nullptr) {
     return absl::InvalidArgumentError("data.evaluation: stage eval needs held-out prompts");
   }
-  std::map<std::string, double> values;
+  StepValues values;
   ROLLCALL_RETURN_IF_ERROR(Evaluate(values));
   return log_->Append(trainer_->step(), values);
 }
@@ -317,7 +240,7 @@ absl::Status Learner::EvaluateOnly() {
 absl::Status Learner::Train() {
   const uint64_t total = config_.learner().steps();
   if (trainer_->step() == 0 && EvaluationDue(0)) {
-    std::map<std::string, double> values;
+    StepValues values;
     ROLLCALL_RETURN_IF_ERROR(Evaluate(values));
     ROLLCALL_RETURN_IF_ERROR(log_->Append(0, values));
   }
@@ -361,7 +284,7 @@ absl::StatusOr<bool> Learner::Step(uint64_t step) {
   }
   ROLLCALL_ASSIGN_OR_RETURN(const StepReport report, trainer_->TrainStep(*std::move(batch)));
   const absl::Time trained = absl::Now();
-  std::map<std::string, double> values = StepValues(report);
+  StepValues values = ValuesOf(report);
   values["time/batch_seconds"] = absl::ToDoubleSeconds(batched - start);
   values["time/train_seconds"] = absl::ToDoubleSeconds(trained - batched);
   values["time/step_seconds"] = absl::ToDoubleSeconds(trained - start);
@@ -371,7 +294,7 @@ absl::StatusOr<bool> Learner::Step(uint64_t step) {
   return true;
 }
 
-absl::Status Learner::AfterStep(const StepReport& report, std::map<std::string, double> values) {
+absl::Status Learner::AfterStep(const StepReport& report, StepValues values) {
   const uint64_t step = report.step;
   if (coordinator_ != nullptr) {
     ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
@@ -399,23 +322,23 @@ absl::Status Learner::AfterStep(const StepReport& report, std::map<std::string, 
   return AnswerCheckpointRequests();
 }
 
-void Learner::Report(uint64_t step, const std::map<std::string, double>& values) {
+void Learner::Report(uint64_t step, const StepValues& values) {
   metrics_->step.Set(static_cast<double>(step));
   metrics_->SetStepValues(values);
   if (coordinator_ != nullptr) {
     LogInfo("step", {{"step", step},
                      {"of", config_.learner().steps()},
-                     {"reward", Value(values, "reward/mean")},
-                     {"kl", Value(values, "kl")},
-                     {"length", Value(values, "length/mean")},
-                     {"logprob_gap", Value(values, "logprob_gap")},
-                     {"dropped", Value(values, "rollout/dropped_groups")},
-                     {"seconds", Value(values, "time/step_seconds")}});
+                     {"reward", ValueOf(values, "reward/mean")},
+                     {"kl", ValueOf(values, "kl")},
+                     {"length", ValueOf(values, "length/mean")},
+                     {"logprob_gap", ValueOf(values, "logprob_gap")},
+                     {"dropped", ValueOf(values, "rollout/dropped_groups")},
+                     {"seconds", ValueOf(values, "time/step_seconds")}});
   } else {
     LogInfo("step", {{"step", step},
                      {"of", config_.learner().steps()},
-                     {"loss", Value(values, "loss")},
-                     {"seconds", Value(values, "time/step_seconds")}});
+                     {"loss", ValueOf(values, "loss")},
+                     {"seconds", ValueOf(values, "time/step_seconds")}});
   }
 }
 
@@ -444,7 +367,7 @@ absl::Status Learner::SaveCheckpoint() {
   if (coordinator_ != nullptr) {
     record.set_next_group_id(coordinator_->next_group_id());
     *record.mutable_rollouts() = coordinator_->settled();
-    *record.mutable_data() = prompts_->CursorAt(record.next_group_id());
+    *record.mutable_data() = data_.prompts->CursorAt(record.next_group_id());
   }
   record.set_config_hash(TrainingConfigHash(config_));
   record.set_config_yaml(config::FormatYaml(config_));

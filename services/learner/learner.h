@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,15 +16,16 @@
 #include "rollcall/v1/checkpoint.pb.h"
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/batching/batch.h"
-#include "services/learner/data/prompt_source.h"
 #include "services/learner/learner_metrics.h"
 #include "services/learner/metrics_log.h"
 #include "services/learner/rollout/ledger.h"
 #include "services/learner/rollout_stack.h"
 #include "services/learner/run_control.h"
+#include "services/learner/step_values.h"
 #include "services/learner/trainer/checkpoint_store.h"
 #include "services/learner/trainer/process_group.h"
 #include "services/learner/trainer/trainer.h"
+#include "services/learner/training_data.h"
 
 namespace rollcall::learner {
 
@@ -61,25 +61,22 @@ class Learner {
   absl::Status LoadModelAndState();
   absl::Status OpenRun();
   absl::Status StartRollouts();
-  absl::Status LoadTrainingData();
-  // Opens this lineage's rollout file; for rl also finds the groups on record that can be reused.
-  absl::Status OpenLedger(const std::string& manifest_hash, CoordinatorOptions& options);
-  PromptDraw DrawPrompt(uint64_t group_id) const;
-  uint32_t context_length() const;  // tokens
-  absl::StatusOr<std::vector<GroupPrompt>> EvaluationPrompts() const;
   CoordinatorOptions WhereToStart() const;
+  // Opens this lineage's rollout file; finds out which groups of earlier ones need not be made again.
+  absl::Status OpenLedger(const v1::PolicyVersion& version, CoordinatorOptions& options);
 
   absl::Status Train();
   // One step; false when the run is to end without error (stopped, or the data is used up).
   absl::StatusOr<bool> Step(uint64_t step);
-  absl::Status AfterStep(const StepReport& report, std::map<std::string, double> values);
+  absl::Status AfterStep(const StepReport& report, StepValues values);
   absl::Status EvaluateOnly();
   // Adds the figures to `values`.
-  absl::Status Evaluate(std::map<std::string, double>& values);
+  absl::Status Evaluate(StepValues& values);
   bool EvaluationDue(uint64_t step) const;
 
   // The trainer's weights with their identity.
   absl::StatusOr<PreparedVersionPtr> Prepare() const;
+  void Publish(PreparedVersionPtr version);
   absl::Status PublishCurrent();
 
   absl::Status SaveCheckpoint();
@@ -87,7 +84,7 @@ class Learner {
   absl::Status CheckNotFenced() const;
   absl::Status Finish(bool completed);
   void SaveWhatThereIs(const absl::Status& failure);
-  void Report(uint64_t step, const std::map<std::string, double>& values);
+  void Report(uint64_t step, const StepValues& values);
 
   const v1::RunConfig& config_;
   LearnerMetrics* const metrics_;
@@ -104,8 +101,7 @@ class Learner {
   VersionIdentity identity_;
   std::shared_ptr<MetricsLog> log_;
   std::unique_ptr<Ledger> ledger_;
-  std::unique_ptr<PromptSource> prompts_;
-  std::unique_ptr<BatchSource> demonstrations_;
+  TrainingData data_;
 
   absl::Mutex
       mutex_;  // the pointer below, between the training thread that sets it and OnInterrupt
@@ -117,7 +113,7 @@ class Learner {
   std::optional<uint64_t> published_step_;
   std::optional<uint64_t> saved_step_;
   std::optional<uint64_t> evaluated_step_;
-  std::map<std::string, double> evaluation_;  // of evaluated_step_
+  StepValues evaluation_;  // of evaluated_step_
 };
 
 }  // namespace rollcall::learner

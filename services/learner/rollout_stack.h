@@ -28,7 +28,6 @@ struct RolloutIdentity {
   VersionIdentity version;
   v1::NumericsFingerprint numerics;
   uint32_t vocab_size = 0;
-  uint32_t context_length = 0;
 };
 
 // Everything of a learner that deals with generators, the reward service and references, wired

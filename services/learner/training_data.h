@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/text/tokenizer.h"
+#include "rollcall/v1/config.pb.h"
+#include "services/learner/batching/batch.h"
+#include "services/learner/data/prompt_source.h"
+#include "services/learner/rollout/coordinator.h"
+#include "services/learner/rollout/group_spec.h"
+
+namespace rollcall::learner {
+
+// What the `data` section names, read for a run's stage.
+struct TrainingData {
+  std::unique_ptr<PromptSource> prompts;        // rl
+  std::unique_ptr<BatchSource> demonstrations;  // sft
+  // Held-out prompts, the first evaluation.max_prompts of them.
+  std::vector<GroupPrompt> evaluation;
+};
+
+// Reads and tokenises all of it; `context_length` bounds a demonstration. Statuses of LoadPrompts
+// and LoadDemonstrations. Blocks on the disk.
+absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
+                                              const text::Tokenizer& tokenizer,
+                                              uint32_t context_length);
+
+// The prompts of `source`, which must outlive the result, as the coordinator draws them. One that
+// leaves no room for a completion in the context is too long.
+PromptFn DrawFrom(const PromptSource* source, uint32_t context_length);
+
+}  // namespace rollcall::learner
