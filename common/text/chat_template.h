@@ -44,7 +44,7 @@ struct RenderedChat {
 
 // A compiled chat template in the environment of transformers' apply_chat_template: Jinja with
 // trimmed blocks, loop controls, Python's string and dict methods, `raise_exception`,
-// `strftime_now`, `tojson` spaced as json.dumps. A loop over null is empty, where Python raises.
+// `strftime_now`, `tojson` spaced as json.dumps.
 // Immutable; any number of threads may render.
 class ChatTemplate {
  public:

@@ -4,6 +4,7 @@
 //! templates as transformers does, and `python` formats values as Python would.
 
 mod boundary;
+mod loops;
 mod python;
 mod stream;
 mod template;

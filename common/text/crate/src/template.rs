@@ -2,6 +2,7 @@
 //! string and dict methods, `raise_exception`, `strftime_now`, `tojson` as `json.dumps` spaces it, and
 //! `{% generation %}` blocks whose place in the text is reported.
 
+use crate::loops;
 use crate::python::{self, JsonStyle};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
@@ -38,6 +39,7 @@ impl ChatTemplate {
         });
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
+        environment.add_function(loops::CHECK, loops::iterable);
         environment.add_filter("tojson", to_json);
         environment.add_filter("string", |value: &Value| python_str(value));
         environment.add_filter("trim", |value: &Value, characters: Option<String>| -> Result<String, Error> {
@@ -52,7 +54,7 @@ impl ChatTemplate {
             format!("{SPAN_BEGIN}{text}{SPAN_END}")
         });
         environment
-            .add_template_owned(NAME, generation_blocks_to_filters(source))
+            .add_template_owned(NAME, loops::check_loop_subjects(&generation_blocks_to_filters(source)))
             .map_err(|e| describe(&e))?;
         Ok(Self { environment })
     }
