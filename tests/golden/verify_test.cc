@@ -129,6 +129,91 @@ TEST_F(GoldenTest, GenerationAgrees) {
   EXPECT_THAT(Findings(outcome, "not_supported"), Contains("filters/repetition_penalty"));
 }
 
+TEST_F(GoldenTest, TextAgrees) {
+  const Outcome outcome = Verify({golden_, "--suite", "text", "--json"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.out;
+  const std::set<std::string> passed = Findings(outcome, "pass");
+  for (const auto& entry : fs::directory_iterator(golden_ + "/text/templates")) {
+    if (entry.path().extension() != ".jinja") continue;
+    EXPECT_THAT(passed, Contains(entry.path().stem().string() + "/renders"));
+  }
+  for (const auto& entry : fs::directory_iterator(golden_ + "/text/tokenizers")) {
+    if (!entry.is_directory()) continue;
+    for (const char* quantity : {"ids", "ids with special", "offsets", "decoded",
+                                 "decoded, special skipped", "stream", "stream, special skipped"}) {
+      EXPECT_THAT(passed, Contains(entry.path().filename().string() + "/" + quantity));
+    }
+  }
+  EXPECT_THAT(passed, Contains("qwen3-training/generation spans"));
+  EXPECT_THAT(passed, Contains("gemma-2/errors"));
+}
+
+TEST_F(GoldenTest, TextThatDiffersIsFound) {
+  const std::string root = ::testing::TempDir() + "/verify_text";
+  fs::remove_all(root);
+  ASSERT_TRUE(MakeDirectories(root + "/text/templates").ok());
+  ASSERT_TRUE(MakeDirectories(root + "/text/tokenizers/stories260k").ok());
+  const auto carry = [&](const std::string& file, const std::function<void(Json&)>& edit = {}) {
+    std::string bytes = ReadFile(golden_ + "/text/" + file).value();
+    if (edit) {
+      Json json = Json::parse(bytes);
+      edit(json);
+      bytes = json.dump();
+    }
+    ASSERT_TRUE(WriteFileAtomically(root + "/text/" + file, bytes).ok());
+  };
+  for (const char* file :
+       {"templates/conversations.json", "templates/gemma-2.jinja", "templates/qwen3-training.jinja",
+        "tokenizers/strings.json", "tokenizers/stories260k/tokenizer.json"}) {
+    carry(file);
+  }
+  carry("templates/gemma-2.json", [](Json& json) {
+    bool rendered = false, failed = false;
+    for (Json& render : json["renders"]) {
+      if (render.contains("error") && !failed) {
+        failed = true;
+        render["expected"] = "text";
+        render.erase("error");
+      } else if (render.contains("expected") && !rendered) {
+        rendered = true;
+        render["error"] = "no chat";
+      }
+    }
+    ASSERT_TRUE(rendered && failed);
+  });
+  carry("templates/qwen3-training.json", [](Json& json) {
+    for (Json& render : json["renders"]) {
+      if (!render.contains("generation_spans") || render["generation_spans"].empty()) continue;
+      render["generation_spans"][0][1] = render["generation_spans"][0][1].get<int>() + 1;
+      return;
+    }
+    FAIL() << "no spans";
+  });
+  // Each quantity wrong in one string of its own.
+  std::istringstream in(ReadFile(golden_ + "/text/tokenizers/stories260k/expected.jsonl").value());
+  std::string spoilt;
+  size_t number = 0;
+  for (std::string line; std::getline(in, line); ++number) {
+    Json json = Json::parse(line);
+    if (number == 20) json["offsets"][0][1] = json["offsets"][0][1].get<int>() + 1;
+    if (number == 21) json["decoded"] = json["decoded"].get<std::string>() + "x";
+    if (number == 22) json["stream"].push_back("x");
+    if (number == 23) json["ids_with_special"].push_back(3);
+    spoilt += json.dump() + "\n";
+  }
+  ASSERT_TRUE(
+      WriteFileAtomically(root + "/text/tokenizers/stories260k/expected.jsonl", spoilt).ok());
+  const Outcome outcome = Verify({root, "--suite", "text", "--json"});
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.errors;
+  EXPECT_THAT(Findings(outcome, "fail"),
+              ::testing::IsSupersetOf({"gemma-2/errors", "gemma-2/renders",
+                                       "qwen3-training/generation spans", "stories260k/offsets",
+                                       "stories260k/decoded", "stories260k/stream",
+                                       "stories260k/ids with special"}));
+  EXPECT_THAT(Findings(outcome, "pass"),
+              AllOf(Contains("qwen3-training/renders"), Contains("stories260k/ids")));
+}
+
 TEST_F(GoldenTest, FoldersWithoutASuiteAreListed) {
   const std::string root = ::testing::TempDir() + "/verify_other";
   fs::remove_all(root);

@@ -33,6 +33,7 @@ class Suite {
 
 std::unique_ptr<Suite> MakeModelsSuite();
 std::unique_ptr<Suite> MakeGenerationSuite();
+std::unique_ptr<Suite> MakeTextSuite();
 
 // In the order they run.
 std::vector<std::unique_ptr<Suite>> AllSuites();

@@ -6,6 +6,7 @@ std::vector<std::unique_ptr<Suite>> AllSuites() {
   std::vector<std::unique_ptr<Suite>> suites;
   suites.push_back(MakeModelsSuite());
   suites.push_back(MakeGenerationSuite());
+  suites.push_back(MakeTextSuite());
   return suites;
 }
 
