@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import shlex
 import subprocess
 import sys
@@ -115,14 +114,14 @@ def main():
             return
         findings = check(source, build)
         if findings:
-            bad.append(f"{source.relative}:\n{findings}")
+            bad.append(source)
+            print(f"{source.relative}:\n{findings}".replace(f"{root}/", ""), flush=True)
         else:
             (cache / source.key).touch()
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for done in [pool.submit(work, source) for source in changed]:
             done.result()
-    print("\n".join(re.sub(re.escape(str(root)) + "/", "", text) for text in bad))
     print(f"{len(everything)} files: {len(changed) - len(skipped)} checked now, {len(bad)} with findings, "
           f"{len(everything) - len(changed)} left alone (unchanged, or for the slow test), "
           f"{len(skipped)} beyond the budget")
