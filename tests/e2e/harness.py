@@ -7,20 +7,16 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
+import tiny_model  # noqa: E402
+
 BIN = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"])
 DEADLINE_S = 120
-
-MODEL_CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 16,
-    "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
-    "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False, "eos_token_id": 1,
-    "torch_dtype": "float32",
-}
 
 RUN = """
 name: run
@@ -45,19 +41,6 @@ learner:
   optimizer: {{lr: 1e-2}}
   checkpoint: {{every_steps: 1}}
 """
-
-
-def tokenizer():
-    vocabulary = {"<pad>": 0, "<eos>": 1}
-    for character in "0123456789+=, ":
-        vocabulary[character] = len(vocabulary)
-    special = [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                "normalized": False, "special": True} for i, text in enumerate(["<pad>", "<eos>"])]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
-            "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Fuse"},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                      "ignore_merges": False, "vocab": vocabulary, "merges": []}}
 
 
 def await_condition(condition, what, deadline_s=DEADLINE_S):
@@ -100,15 +83,10 @@ class EndToEndTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.processes = []
         self.addCleanup(self.kill_all)
-        init = self.folder / "init"
-        init.mkdir()
-        (init / "config.json").write_text(json.dumps(MODEL_CONFIG))
-        (init / "tokenizer.json").write_text(json.dumps(tokenizer()))
-        (init / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "pad_token": "<pad>"}))
+        tiny_model.write(self.folder / "init")
         self.write_rows("train.jsonl", 40)
         self.write_rows("held_out.jsonl", 6)
         self.write_config(RUN)
-        self.rollcall("init", str(init), "--seed", "3")
 
     def write_rows(self, name, count):
         rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(count)]
