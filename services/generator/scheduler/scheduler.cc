@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cassert>
 #include <string>
+#include <unordered_map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -16,10 +18,12 @@ constexpr uint32_t kHeadroomShare = 64;
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerOptions& options)
+Scheduler::Scheduler(const SchedulerOptions& options, TokensOf tokens_of)
     : options_(options),
       max_running_(std::min(options.max_running_samples, options.max_step_tokens)),
-      pool_(options.num_blocks) {
+      tokens_of_(std::move(tokens_of)),
+      pool_(options.num_blocks),
+      cache_(&pool_, options.block_tokens) {
   assert(options.num_blocks > 0 && options.block_tokens > 0 && max_running_ > 0 &&
          options.max_waiting_samples > 0);
 }
@@ -50,6 +54,7 @@ absl::StatusOr<Scheduler::Admission> Scheduler::Submit(const GroupSpec& spec) {
   const GroupId group_id = next_group_++;
   Group& group = groups_[group_id];
   group.prompt_tokens = spec.prompt_tokens;
+  group.whole_prompt = spec.whole_prompt;
   group.first_sample = next_sample_;
   group.num_samples = group.unfinished = group.waiting = count;
   for (const GroupSpec::Sample& sample : spec.samples) {
@@ -75,6 +80,7 @@ void Scheduler::Cancel(GroupId group_id) {
 void Scheduler::RecomputeAll() {
   while (!running_.empty()) Preempt(*running_.begin());
   for (auto& [id, group] : groups_) DropPrompt(group);
+  cache_.Clear();
 }
 
 StepPlan Scheduler::Plan() {
@@ -117,7 +123,7 @@ void Scheduler::PlanWaiting(StepPlan& plan, uint32_t prefill_budget) {
     const SampleId id = *it++;  // what follows may take it out of waiting_
     Group& group = groups_.at(samples_.at(id).group);
     if (group.prompt_row.has_value()) {
-      if (pool_.num_free() < promised + 1 + spare) return;
+      if (num_obtainable() < promised + 1 + spare) return;
       ForkFromLeader(id, group, plan);
       ++promised;
     } else if (!group.leader.has_value()) {
@@ -145,33 +151,86 @@ bool Scheduler::StartWaiting(SampleId id, uint32_t headroom, uint32_t& prefill_b
                              StepPlan& plan) {
   Sample& sample = samples_.at(id);
   Group& group = groups_.at(sample.group);
-  const bool from_prompt = !group.prompt_blocks.empty();
-  if (from_prompt) {
-    // At least one token must be computed, to draw the next from.
-    sample.computed = std::min(group.prompt_tokens, sample.known - 1);
-    sample.blocks.assign(group.prompt_blocks.begin(),
-                         group.prompt_blocks.begin() + BlocksFor(sample.computed));
-    for (const uint32_t block : sample.blocks) pool_.Retain(block);
-  }
+  const bool has_prompt = !group.prompt_blocks.empty();
+  TakeKnownBlocks(id);
+  const uint32_t found = sample.cached_blocks * options_.block_tokens;
   // Blocks for all its tokens, not for one chunk only: it should not be preempted before it draws
   // one.
-  while (pool_.num_free() < BlocksNeeded(sample, sample.known) + headroom) {
+  while (num_obtainable() < BlocksNeeded(sample, sample.known) + headroom) {
     if (ReclaimPrompt(sample.group)) continue;
     if (running_.empty() && !group.prompt_blocks.empty()) {
       DropPrompt(group);
       continue;
     }
-    ReleaseBlocks(sample.blocks);
-    sample.computed = 0;
+    ReleaseSample(sample);
     return false;
   }
   MarkRunning(id, group);
-  if (!from_prompt) group.leader = id;
+  if (tokens_of_ != nullptr) ++plan.cache_lookups;
+  if (found > 0) ++plan.cache_hits;
+  plan.cache_hit_tokens += found;
+  if (!has_prompt && sample.computed < group.prompt_tokens) group.leader = id;
   const uint32_t count = std::min(sample.known - sample.computed, prefill_budget);
   prefill_budget -= count;
   AllocateBlocks(sample, sample.computed + count, plan);
   AddChunk(id, count, plan);
   return true;
+}
+
+void Scheduler::TakeKnownBlocks(SampleId id) {
+  Sample& sample = samples_.at(id);
+  const Group& group = groups_.at(sample.group);
+  // At least one token must be computed, to draw the next from.
+  const uint32_t wanted = sample.known - 1;
+  if (!group.prompt_blocks.empty()) {
+    sample.computed = std::min(group.prompt_tokens, wanted);
+    const uint32_t end = sample.computed % options_.block_tokens;
+    // A full block that the prefix cache may hold is not written to.
+    if (tokens_of_ != nullptr &&
+        group.prompt_tokens - sample.computed + end >= options_.block_tokens)
+      sample.computed -= end;
+    sample.blocks.assign(group.prompt_blocks.begin(),
+                         group.prompt_blocks.begin() + BlocksFor(sample.computed));
+  } else if (group.whole_prompt) {
+    return;
+  }
+  if (tokens_of_ != nullptr && !group.whole_prompt) {
+    std::vector<uint32_t> tokens;
+    tokens_of_(id, 0, wanted, &tokens);
+    PrefixCache::Match match = cache_.Find(tokens);
+    const uint32_t found = static_cast<uint32_t>(match.blocks.size()) * options_.block_tokens;
+    if (found > sample.computed) {
+      sample.computed = found;
+      sample.cached_blocks = static_cast<uint32_t>(match.blocks.size());
+      sample.node = match.last;
+      sample.blocks = std::move(match.blocks);
+    }
+  }
+  for (const uint32_t block : sample.blocks) pool_.Retain(block);
+}
+
+void Scheduler::CacheFullBlocks(SampleId id, Sample& sample) {
+  if (tokens_of_ == nullptr) return;
+  const uint32_t full = sample.computed / options_.block_tokens;
+  std::vector<uint32_t> tokens;
+  for (uint32_t& index = sample.cached_blocks; index < full; ++index) {
+    tokens.clear();
+    tokens_of_(id, index * options_.block_tokens, options_.block_tokens, &tokens);
+    uint32_t& block = sample.blocks[index];
+    sample.node = cache_.Insert(sample.node, tokens, block);
+    // Equal tokens have equal keys and values to the bit, so either block will do, and holding the
+    // cache's keeps its rule on ancestors.
+    const uint32_t known = cache_.block(sample.node);
+    if (known == block) continue;
+    pool_.Retain(known);
+    pool_.Release(block);
+    block = known;
+  }
+}
+
+uint32_t Scheduler::Allocate() {
+  if (pool_.num_free() == 0) cache_.Evict();
+  return pool_.Allocate();
 }
 
 void Scheduler::MarkRunning(SampleId id, Group& group) {
@@ -197,7 +256,7 @@ void Scheduler::AddChunk(SampleId id, uint32_t count, StepPlan& plan) {
   if (end == sample.known) {
     plan.draws.push_back({.sample = id, .row = plan.rows + count - 1, .position = end});
   }
-  if (group.leader == id && end >= group.prompt_tokens) {
+  if (group.leader == id && sample.computed < group.prompt_tokens && end >= group.prompt_tokens) {
     group.prompt_row = plan.rows + (group.prompt_tokens - 1 - sample.computed);
   }
   plan.rows += count;
@@ -208,6 +267,7 @@ void Scheduler::Complete(const StepPlan& plan, std::span<const SampleId> finishe
     Sample& sample = samples_.at(chunk.sample);
     Group& group = groups_.at(sample.group);
     sample.computed += chunk.count;
+    CacheFullBlocks(chunk.sample, sample);
     if (group.leader != chunk.sample || sample.computed < group.prompt_tokens) continue;
     group.leader.reset();
     if (group.waiting == 0) continue;
@@ -226,10 +286,12 @@ void Scheduler::Complete(const StepPlan& plan, std::span<const SampleId> finishe
 }
 
 uint32_t Scheduler::num_available_blocks() const {
-  uint32_t available = pool_.num_free();
+  std::unordered_map<uint32_t, uint32_t> in_prompts;  // block -> prompts that hold it
   for (const auto& [id, group] : groups_) {
-    for (const uint32_t block : group.prompt_blocks) available += pool_.references(block) == 1;
+    for (const uint32_t block : group.prompt_blocks) ++in_prompts[block];
   }
+  uint32_t available = num_obtainable();
+  for (const auto& [block, prompts] : in_prompts) available += pool_.holders(block) == prompts;
   return available;
 }
 
@@ -251,18 +313,18 @@ uint32_t Scheduler::BlocksNeeded(const Sample& sample, uint32_t upto) const {
 void Scheduler::AllocateBlocks(Sample& sample, uint32_t upto, StepPlan& plan) {
   if (MustCopy(sample)) {
     uint32_t& block = sample.blocks[sample.computed / options_.block_tokens];
-    const uint32_t copy = pool_.Allocate();
+    const uint32_t copy = Allocate();
     plan.copies.push_back({.from = block, .to = copy});
     pool_.Release(block);
     block = copy;
   }
-  while (sample.blocks.size() < BlocksFor(upto)) sample.blocks.push_back(pool_.Allocate());
+  while (sample.blocks.size() < BlocksFor(upto)) sample.blocks.push_back(Allocate());
 }
 
 bool Scheduler::ReserveForRunning(SampleId id, uint32_t upto, StepPlan& plan) {
   Sample& sample = samples_.at(id);
   Group& group = groups_.at(sample.group);
-  while (pool_.num_free() < BlocksNeeded(sample, upto)) {
+  while (num_obtainable() < BlocksNeeded(sample, upto)) {
     if (ReclaimPrompt(/*keep=*/0)) continue;
     const SampleId victim = *running_.rbegin();
     if (victim == id && !group.prompt_blocks.empty()) {
@@ -283,9 +345,15 @@ bool Scheduler::ReclaimPrompt(GroupId keep) {
     Group& group = it->second;
     if (it->first == keep) continue;
     const bool frees = std::any_of(group.prompt_blocks.begin(), group.prompt_blocks.end(),
-                                   [this](uint32_t block) { return pool_.references(block) == 1; });
+                                   [this](uint32_t block) { return pool_.holders(block) == 1; });
     if (!frees) continue;
     DropPrompt(group);
+    return true;
+  }
+  if (tokens_of_ == nullptr) return false;
+  for (auto it = groups_.rbegin(); it != groups_.rend(); ++it) {
+    if (it->first == keep || it->second.prompt_blocks.empty()) continue;
+    DropPrompt(it->second);
     return true;
   }
   return false;
@@ -296,8 +364,7 @@ void Scheduler::DropPrompt(Group& group) { ReleaseBlocks(group.prompt_blocks); }
 void Scheduler::Preempt(SampleId id) {
   Sample& sample = samples_.at(id);
   Group& group = groups_.at(sample.group);
-  ReleaseBlocks(sample.blocks);
-  sample.computed = 0;
+  ReleaseSample(sample);
   running_.erase(id);
   waiting_.insert(id);
   ++group.waiting;
@@ -309,12 +376,19 @@ void Scheduler::ReleaseBlocks(std::vector<uint32_t>& blocks) {
   blocks.clear();
 }
 
+void Scheduler::ReleaseSample(Sample& sample) {
+  cache_.Touch(sample.node);
+  ReleaseBlocks(sample.blocks);
+  sample.computed = sample.cached_blocks = 0;
+  sample.node = PrefixCache::kRoot;
+}
+
 void Scheduler::Remove(SampleId id) {
   const auto it = samples_.find(id);
   if (it == samples_.end()) return;
   const GroupId group_id = it->second.group;
   Group& group = groups_.at(group_id);
-  ReleaseBlocks(it->second.blocks);
+  ReleaseSample(it->second);
   if (group.leader == id) group.leader.reset();
   running_.erase(id);
   if (waiting_.erase(id) > 0 && --group.waiting == 0) DropPrompt(group);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "services/generator/scheduler/block_pool.h"
+#include "services/generator/scheduler/prefix_cache.h"
 #include "services/generator/scheduler/step_plan.h"
 
 namespace rollcall::generator {
@@ -31,12 +33,14 @@ struct GroupSpec {
     uint32_t max_total_tokens = 0;
   };
   uint32_t prompt_tokens = 0;  // >= 1
+  // Every row of the prompt must be computed: nothing of it is taken from the prefix cache.
+  bool whole_prompt = false;
   std::vector<Sample> samples;
 };
 
 // Decides what each engine step computes: continuous batching over a paged key/value cache. It
-// counts tokens and blocks and knows neither token ids nor a model, a clock or a thread; equal
-// calls give equal plans.
+// counts tokens and blocks and knows no model, no clock and no thread; equal calls give equal
+// plans. Of token ids it knows what `tokens_of` tells, and only to find equal beginnings.
 //
 // - Every running sample with one token left to compute (decoding) takes part in every step. What
 // is left of
@@ -49,6 +53,9 @@ struct GroupSpec {
 // dropped first, then the
 //   youngest running sample is preempted: it waits again, and computes its tokens once more when it
 //   returns.
+// - With a prefix cache, full blocks of running and finished samples stay known by their tokens
+// while nobody needs the room. A sample that starts takes the longest beginning that is known and
+// computes the rest.
 // - Since a sample that could not fit the empty cache is refused at once, the oldest one always
 // gets on: no deadlock, and
 //   nobody starves.
@@ -57,7 +64,13 @@ struct GroupSpec {
 // Not thread-safe.
 class Scheduler {
  public:
-  explicit Scheduler(const SchedulerOptions& options);
+  // Appends tokens [begin, begin + count) of an unfinished sample's trajectory. Called by Plan and
+  // Complete.
+  using TokensOf = std::function<void(SampleId sample, uint32_t begin, uint32_t count,
+                                      std::vector<uint32_t>* tokens)>;
+
+  // Without `tokens_of` there is no prefix cache.
+  explicit Scheduler(const SchedulerOptions& options, TokensOf tokens_of = nullptr);
 
   struct Admission {
     GroupId group;
@@ -72,8 +85,8 @@ class Scheduler {
   // Frees everything the group holds; unknown (finished) groups are ignored.
   void Cancel(GroupId group);
 
-  // The weights changed: every key and value is void. Running samples keep their tokens and compute
-  // them again.
+  // The weights changed: every key and value is void, the prefix cache's too. Running samples keep
+  // their tokens and compute them again.
   void RecomputeAll();
 
   // Empty only when no sample is unfinished.
@@ -88,9 +101,11 @@ class Scheduler {
   uint32_t num_waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   bool idle() const { return samples_.empty(); }
   const BlockPool& pool() const { return pool_; }
-  // Blocks whose loss would cost no running sample anything: free, or only in prompts kept for
-  // waiting samples.
+  // Blocks whose loss would cost no running sample anything: free, or only in the prefix cache or
+  // in prompts kept for waiting samples.
   uint32_t num_available_blocks() const;
+  // Blocks that the prefix cache knows.
+  uint32_t num_cached_blocks() const { return static_cast<uint32_t>(cache_.size()); }
   const SchedulerOptions& options() const { return options_; }
 
  private:
@@ -100,6 +115,7 @@ class Scheduler {
     uint32_t num_samples = 0;
     uint32_t unfinished = 0;
     uint32_t waiting = 0;
+    bool whole_prompt = false;
     // Blocks of the computed prompt, kept while samples wait; empty: none.
     std::vector<uint32_t> prompt_blocks;
     // The running sample that computes the prompt, if any. Its siblings wait for it, their slots
@@ -114,9 +130,20 @@ class Scheduler {
     uint32_t computed = 0;  // leading tokens whose keys and values are in `blocks`
     uint32_t max_total = 0;
     std::vector<uint32_t> blocks;
+    // Of `blocks`, how many are those of the prefix cache, and the node of the last.
+    uint32_t cached_blocks = 0;
+    PrefixCache::NodeId node = PrefixCache::kRoot;
   };
 
   uint32_t BlocksFor(uint32_t tokens) const;
+  // Blocks that Allocate can give: free ones and idle ones of the prefix cache.
+  uint32_t num_obtainable() const { return pool_.num_free() + pool_.num_idle(); }
+  uint32_t Allocate();
+  // Gives a waiting sample the blocks it can start from: of the kept prompt or of the prefix cache,
+  // whichever has more. Sets `computed`.
+  void TakeKnownBlocks(SampleId id);
+  // Makes the sample's full blocks known to the prefix cache; where equal ones are, takes those.
+  void CacheFullBlocks(SampleId id, Sample& sample);
   // Whether writing at `computed` goes into a block that others hold too.
   bool MustCopy(const Sample& sample) const;
   // Blocks to allocate before tokens up to `upto` can be computed.
@@ -125,8 +152,8 @@ class Scheduler {
   // Finds the blocks for a running sample, from whoever is younger; false: the sample itself was
   // preempted.
   bool ReserveForRunning(SampleId id, uint32_t upto, StepPlan& plan);
-  // Drops one kept prompt that frees a block, youngest group first, except `keep`'s; false: there
-  // is none.
+  // Drops one kept prompt, youngest group first, except `keep`'s: one that frees a block, or any
+  // where prompts may share blocks through the prefix cache. False: there is none.
   bool ReclaimPrompt(GroupId keep);
   void DropPrompt(Group& group);
   void Preempt(SampleId id);
@@ -140,11 +167,15 @@ class Scheduler {
   // `headroom` blocks to spare for those that run there are not enough yet.
   bool StartWaiting(SampleId id, uint32_t headroom, uint32_t& prefill_budget, StepPlan& plan);
   void ReleaseBlocks(std::vector<uint32_t>& blocks);
+  // ReleaseBlocks of a sample, which then has computed nothing.
+  void ReleaseSample(Sample& sample);
   void Remove(SampleId id);
 
   const SchedulerOptions options_;
   const uint32_t max_running_;
+  const TokensOf tokens_of_;
   BlockPool pool_;
+  PrefixCache cache_;  // empty without tokens_of_
   std::map<SampleId, Sample> samples_;
   std::map<GroupId, Group> groups_;
   std::set<SampleId> running_;

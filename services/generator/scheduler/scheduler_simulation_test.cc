@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +25,7 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
 
 struct SimulatedSample {
   GroupId group = 0;
+  std::vector<uint32_t> tokens;
   // hash_upto[t]: of tokens [0, t]; what the cache holds for token t, since keys and values depend
   // on all before.
   std::vector<uint64_t> prefix_hash;
@@ -33,10 +35,10 @@ struct SimulatedSample {
 
 class Simulation {
  public:
-  Simulation(uint64_t seed, const SchedulerOptions& options)
+  Simulation(uint64_t seed, const SchedulerOptions& options, bool prefix_cache)
       : random_(seed, 1),
         options_(options),
-        scheduler_(options),
+        scheduler_(options, prefix_cache ? TokensOf() : nullptr),
         cache_(options.num_blocks, std::vector<uint64_t>(options.block_tokens, 0)) {}
 
   void Run() {
@@ -57,7 +59,11 @@ class Simulation {
       if (testing::Test::HasFatalFailure()) return;
       ASSERT_LT(steps_, 20000u) << "no end in sight";
     }
+    EXPECT_EQ(scheduler_.num_available_blocks(), options_.num_blocks);
+    EXPECT_EQ(scheduler_.pool().num_idle(), scheduler_.num_cached_blocks());
+    scheduler_.RecomputeAll();
     EXPECT_EQ(scheduler_.pool().num_free(), options_.num_blocks);
+    EXPECT_EQ(scheduler_.num_cached_blocks(), 0u);
     EXPECT_EQ(scheduler_.num_running() + scheduler_.num_waiting(), 0u);
     EXPECT_TRUE(samples_.empty());
   }
@@ -65,8 +71,17 @@ class Simulation {
   uint64_t preemptions() const { return preemptions_; }
   uint64_t copies() const { return copies_; }
   uint64_t shared_draws() const { return shared_draws_; }
+  uint64_t cache_hits() const { return cache_hits_; }
 
  private:
+  Scheduler::TokensOf TokensOf() const {
+    return [this](SampleId id, uint32_t begin, uint32_t count, std::vector<uint32_t>* tokens) {
+      const std::vector<uint32_t>& all = samples_.at(id).tokens;
+      ASSERT_LE(begin + count, all.size());
+      tokens->insert(tokens->end(), all.begin() + begin, all.begin() + begin + count);
+    };
+  }
+
   void SubmitRandom() {
     const uint32_t capacity = options_.num_blocks * options_.block_tokens;
     GroupSpec spec;
@@ -93,12 +108,20 @@ class Simulation {
       return;
     }
     live_groups_[admission->group] = {};
+    // Prompts of a few families, which part somewhere.
+    const uint64_t family = random_.Below(3);
+    const uint64_t common = random_.Below(spec.prompt_tokens + 1);
     for (uint32_t i = 0; i < count; ++i) {
-      SimulatedSample sample{
-          .group = admission->group, .prefix_hash = {}, .target = 0, .submitted_at_step = steps_};
+      SimulatedSample sample{.group = admission->group,
+                             .tokens = {},
+                             .prefix_hash = {},
+                             .target = 0,
+                             .submitted_at_step = steps_};
       for (uint32_t t = 0; t < spec.prompt_tokens + spec.samples[i].prefix_tokens; ++t) {
-        const uint64_t owner = t < spec.prompt_tokens ? 0 : admission->first_sample + i;
-        sample.prefix_hash.push_back(HashOf(sample, admission->group, owner, t));
+        const uint64_t owner = t < common               ? family
+                               : t < spec.prompt_tokens ? 100 + admission->group
+                                                        : 1000000 + admission->first_sample + i;
+        AddToken(sample, static_cast<uint32_t>(Mix(owner, t)));
       }
       const uint32_t known = static_cast<uint32_t>(sample.prefix_hash.size());
       sample.target =
@@ -106,22 +129,20 @@ class Simulation {
           static_cast<uint32_t>(random_.Below(spec.samples[i].max_total_tokens - known));
       live_groups_[admission->group].insert(admission->first_sample + i);
       samples_[admission->first_sample + i] = std::move(sample);
-      prompt_tokens_[admission->group] = spec.prompt_tokens;
     }
   }
 
-  uint64_t HashOf(const SimulatedSample& sample, GroupId group, uint64_t owner,
-                  uint32_t token) const {
-    const uint64_t before = token == 0 ? Mix(epoch_, group) : sample.prefix_hash[token - 1];
-    return Mix(Mix(before, owner), token);
+  void AddToken(SimulatedSample& sample, uint32_t token) const {
+    sample.tokens.push_back(token);
+    const uint64_t before = sample.prefix_hash.empty() ? epoch_ : sample.prefix_hash.back();
+    sample.prefix_hash.push_back(Mix(before, token));
   }
 
   void RehashAll() {
     for (auto& [id, sample] : samples_) {
-      for (uint32_t t = 0; t < sample.prefix_hash.size(); ++t) {
-        const uint64_t owner = t < prompt_tokens_[sample.group] ? 0 : id;
-        sample.prefix_hash[t] = HashOf(sample, sample.group, owner, t);
-      }
+      const std::vector<uint32_t> tokens = std::exchange(sample.tokens, {});
+      sample.prefix_hash.clear();
+      for (const uint32_t token : tokens) AddToken(sample, token);
     }
   }
 
@@ -138,6 +159,8 @@ class Simulation {
     ASSERT_EQ(plan.empty(), scheduler_.idle());
     if (plan.empty()) return;
     ++steps_;
+    cache_hits_ += plan.cache_hits;
+    ASSERT_LE(plan.cache_hits, plan.cache_lookups);
     CheckLimits(plan);
     for (const BlockCopy& copy : plan.copies) cache_[copy.to] = cache_[copy.from];
     copies_ += plan.copies.size();
@@ -204,7 +227,8 @@ class Simulation {
       ASSERT_EQ(draw.position, sample.prefix_hash.size());
       ASSERT_EQ(rows[draw.row], sample.prefix_hash.back()) << "drawn from another text's logits";
       if (!drawn_rows.insert(draw.row).second) ++shared_draws_;
-      sample.prefix_hash.push_back(HashOf(sample, sample.group, draw.sample, draw.position));
+      // Few different tokens, so that completions of one prompt part late.
+      AddToken(sample, static_cast<uint32_t>(random_.Below(10) == 0));
       if (sample.prefix_hash.size() >= sample.target) {
         finished.push_back(draw.sample);
       } else {
@@ -226,18 +250,20 @@ class Simulation {
   std::vector<std::vector<uint64_t>> cache_;
   std::map<SampleId, SimulatedSample> samples_;
   std::map<GroupId, std::set<SampleId>> live_groups_;
-  std::map<GroupId, uint32_t> prompt_tokens_;
   std::set<SampleId> decoding_;
   uint64_t epoch_ = 17;
   uint64_t steps_ = 0;
   uint64_t preemptions_ = 0;
   uint64_t copies_ = 0;
   uint64_t shared_draws_ = 0;
+  uint64_t cache_hits_ = 0;
 };
 
-TEST(SchedulerSimulationTest, EverybodyFinishesAndNoBlockLeaks) {
+class SchedulerSimulationTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(SchedulerSimulationTest, EverybodyFinishesAndNoBlockLeaks) {
   constexpr uint64_t kWorkloads = 5000;
-  uint64_t preemptions = 0, copies = 0, shared_draws = 0;
+  uint64_t preemptions = 0, copies = 0, shared_draws = 0, cache_hits = 0;
   for (uint64_t seed = 0; seed < kWorkloads; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     PhiloxStream random(seed, 0);
@@ -247,18 +273,26 @@ TEST(SchedulerSimulationTest, EverybodyFinishesAndNoBlockLeaks) {
     options.max_running_samples = 1 + static_cast<uint32_t>(random.Below(12));
     options.max_waiting_samples = 1 + static_cast<uint32_t>(random.Below(40));
     options.max_step_tokens = 1 + static_cast<uint32_t>(random.Below(48));
-    Simulation simulation(seed, options);
+    Simulation simulation(seed, options, GetParam());
     simulation.Run();
     if (HasFailure()) return;
     preemptions += simulation.preemptions();
     copies += simulation.copies();
     shared_draws += simulation.shared_draws();
+    cache_hits += simulation.cache_hits();
   }
   // The workloads reach what they are meant to test.
   EXPECT_GT(preemptions, kWorkloads);
   EXPECT_GT(copies, kWorkloads);
   EXPECT_GT(shared_draws, kWorkloads);
+  if (GetParam()) {
+    EXPECT_GT(cache_hits, kWorkloads);
+  } else {
+    EXPECT_EQ(cache_hits, 0u);
+  }
 }
+
+INSTANTIATE_TEST_SUITE_P(PrefixCache, SchedulerSimulationTest, ::testing::Bool());
 
 }  // namespace
 }  // namespace rollcall::generator

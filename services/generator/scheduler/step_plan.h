@@ -51,6 +51,11 @@ struct StepPlan {
   // Samples that lost their blocks to older ones; they go on later by computing them again.
   std::vector<SampleId> preempted;
   uint32_t rows = 0;
+  // Of the samples that started in this step: how many looked for their tokens in the prefix cache,
+  // how many found some, and how many tokens those were, which nobody computes again.
+  uint32_t cache_lookups = 0;
+  uint32_t cache_hits = 0;
+  uint32_t cache_hit_tokens = 0;
   // Of `rows`, those whose sample had just one token left to compute.
   uint32_t decode_rows = 0;
 
