@@ -6,8 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "services/learner/data/column_path.h"
 #include "services/learner/data/jsonl_file.h"
+#include "services/learner/data/row_columns.h"
 #include "services/learner/data/row_policy.h"
+#include "services/learner/data/source_files.h"
 
 namespace rollcall::learner {
 namespace {
@@ -31,8 +34,7 @@ class DemonstrationReader {
   }
 
   absl::Status CheckLength(const RowPlace& place, const MaskedTokens& tokens) const {
-    const auto prompt = static_cast<uint64_t>(
-        std::find(tokens.loss_mask.begin(), tokens.loss_mask.end(), 1) - tokens.loss_mask.begin());
+    const uint64_t prompt = PromptLength(tokens);
     if (prompt > data_.max_prompt_tokens()) {
       return place.Error(absl::StrCat("the prompt has ", prompt,
                                       " tokens, data.max_prompt_tokens is ",
@@ -45,48 +47,69 @@ class DemonstrationReader {
     return absl::OkStatus();
   }
 
- private:
-  absl::StatusOr<MaskedTokens> Encode(const RowPlace& place, const nlohmann::json& row) const {
-    if (!row.contains(data_.prompt_column())) {
-      return EncodeMessages(place, row, data_.messages_column());
-    }
-    const nlohmann::json& prompt = row[data_.prompt_column()];
-    if (!row.contains(data_.completion_column())) {
-      return place.Error(absl::StrCat("expected a column \"", data_.completion_column(), "\""));
-    }
-    const nlohmann::json& completion = row[data_.completion_column()];
-    if (prompt.is_string()) {
-      if (!completion.is_string()) {
-        return place.WrongColumn(data_.completion_column(), "a string", completion);
-      }
-      return EncodeStrings(prompt.get<std::string>(), completion.get<std::string>());
-    }
-    if (!CheckMessages(prompt).ok()) {
-      return place.WrongColumn(data_.prompt_column(), "a string or a list of messages with roles",
-                               prompt);
-    }
-    nlohmann::json messages = prompt;
-    if (completion.is_string()) {
-      messages.push_back({{"role", "assistant"}, {"content", completion}});
-    } else if (CheckMessages(completion).ok()) {
-      messages.insert(messages.end(), completion.begin(), completion.end());
-    } else {
-      return place.WrongColumn(data_.completion_column(),
-                               "a string or a list of messages with roles", completion);
-    }
-    return AtPlace(place, EncodeChat(tokenizer_, messages, prompt.size()));
+  // Drops the beginning of the prompt until both bounds hold; false where none of it would be left.
+  bool Truncate(MaskedTokens& tokens) const {
+    const uint64_t prompt = PromptLength(tokens), size = tokens.token_ids.size();
+    uint64_t cut = prompt - std::min<uint64_t>(prompt, data_.max_prompt_tokens());
+    if (max_sequence_tokens_ > 0) cut = std::max(cut, size - std::min(size, max_sequence_tokens_));
+    if (cut >= prompt) return false;
+    const auto count = static_cast<ptrdiff_t>(cut);
+    tokens.token_ids.erase(tokens.token_ids.begin(), tokens.token_ids.begin() + count);
+    tokens.loss_mask.erase(tokens.loss_mask.begin(), tokens.loss_mask.begin() + count);
+    return true;
   }
 
-  absl::StatusOr<MaskedTokens> EncodeMessages(const RowPlace& place, const nlohmann::json& row,
-                                              const std::string& column) const {
-    if (!row.contains(column)) {
-      return place.Error(
-          absl::StrCat("expected a column \"", data_.prompt_column(), "\" or \"", column, "\""));
+ private:
+  // Tokens before the first taught one.
+  static uint64_t PromptLength(const MaskedTokens& tokens) {
+    return static_cast<uint64_t>(std::find(tokens.loss_mask.begin(), tokens.loss_mask.end(), 1) -
+                                 tokens.loss_mask.begin());
+  }
+
+  absl::StatusOr<MaskedTokens> Encode(const RowPlace& place, const nlohmann::json& row) const {
+    const FoundColumn prompt = FindPrompt(data_, row);
+    if (prompt.value == nullptr) return NoPrompt(data_, place, row);
+    const nlohmann::json* chat = FindColumn(row, data_.messages_column());
+    if (prompt.name == data_.prompt_column()) {
+      const nlohmann::json* completion = FindColumn(row, data_.completion_column());
+      if (completion != nullptr || chat == nullptr) {
+        return EncodePair(place, prompt, {data_.completion_column(), completion});
+      }
     }
-    if (!CheckMessages(row[column]).ok()) {
-      return place.WrongColumn(column, "a list of messages with roles", row[column]);
+    if (chat == nullptr) return EncodePair(place, prompt, FindAnswer(data_, row));
+    if (!CheckMessages(*chat).ok()) {
+      return place.WrongColumn(data_.messages_column(), "a list of messages with roles", *chat);
     }
-    return AtPlace(place, EncodeChat(tokenizer_, row[column], 0));
+    return AtPlace(place, EncodeChat(tokenizer_, *chat, 0));
+  }
+
+  absl::StatusOr<MaskedTokens> EncodePair(const RowPlace& place, const FoundColumn& prompt,
+                                          const FoundColumn& completion) const {
+    if (completion.value == nullptr) {
+      return place.Error(absl::StrCat("expected a column \"",
+                                      completion.name.empty() ? kAnswerColumn : completion.name,
+                                      "\" beside the column \"", prompt.name, "\""));
+    }
+    if (prompt.value->is_string()) {
+      if (!completion.value->is_string()) {
+        return place.WrongColumn(completion.name, "a string", *completion.value);
+      }
+      return EncodeStrings(prompt.value->get<std::string>(), completion.value->get<std::string>());
+    }
+    if (!CheckMessages(*prompt.value).ok()) {
+      return place.WrongColumn(prompt.name, "a string or a list of messages with roles",
+                               *prompt.value);
+    }
+    nlohmann::json messages = *prompt.value;
+    if (completion.value->is_string()) {
+      messages.push_back({{"role", "assistant"}, {"content", *completion.value}});
+    } else if (CheckMessages(*completion.value).ok()) {
+      messages.insert(messages.end(), completion.value->begin(), completion.value->end());
+    } else {
+      return place.WrongColumn(completion.name, "a string or a list of messages with roles",
+                               *completion.value);
+    }
+    return AtPlace(place, EncodeChat(tokenizer_, messages, prompt.value->size()));
   }
 
   absl::StatusOr<MaskedTokens> EncodeStrings(const std::string& prompt,
@@ -129,25 +152,19 @@ absl::StatusOr<DemonstrationSet> LoadDemonstrations(
   const DemonstrationReader reader(data, tokenizer, max_sequence_tokens);
   RowPolicy policy(data);
   DemonstrationSet set;
-  for (const v1::DataSource& source : sources) {
-    const auto on_row = [&](const RowPlace& place, absl::StatusOr<nlohmann::json> row) {
-      if (!row.ok()) return policy.OnBadRow(row.status());
-      auto tokens = reader.Read(place, *row);
-      if (!tokens.ok()) return policy.OnBadRow(tokens.status());
-      if (absl::Status fits = reader.CheckLength(place, *tokens); !fits.ok()) {
-        return policy.OnLongRow(fits);
-      }
-      set.rows.push_back(*std::move(tokens));
-      return absl::OkStatus();
-    };
-    ROLLCALL_RETURN_IF_ERROR(ForEachJsonRow(source.path(), on_row));
-  }
+  const auto on_row = [&](int, const RowPlace& place, const nlohmann::json& row) {
+    auto tokens = reader.Read(place, row);
+    if (!tokens.ok()) return policy.OnBadRow(tokens.status());
+    if (const absl::Status fits = reader.CheckLength(place, *tokens); !fits.ok()) {
+      if (!policy.truncates() || !reader.Truncate(*tokens)) return policy.OnLongRow(fits);
+      policy.CountTruncated(fits);
+    }
+    set.rows.push_back(*std::move(tokens));
+    return absl::OkStatus();
+  };
+  ROLLCALL_ASSIGN_OR_RETURN(set.sources,
+                            ReadSources(sources, policy, on_row, [&] { return set.rows.size(); }));
   set.left_out = policy.left_out();
-  if (set.rows.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no demonstration in data.train: ", set.left_out.unreadable, " rows skipped, ",
-                     set.left_out.too_long, " dropped for their length"));
-  }
   return set;
 }
 
@@ -157,7 +174,7 @@ absl::StatusOr<TrainBatch> DemonstrationSource::Next(uint64_t step) {
   double tokens = 0, taught = 0;
   const uint64_t first = (step - 1) * sequences_per_step_;
   for (uint64_t ordinal = first; ordinal < first + sequences_per_step_; ++ordinal) {
-    const MaskedTokens& row = set_->rows[order_.RowAt(ordinal)];
+    const MaskedTokens& row = set_->rows[order_.At(ordinal).row];
     TrainSequence sequence;
     sequence.group_id = ordinal;
     sequence.token_ids = row.token_ids;

@@ -11,7 +11,7 @@
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/batching/batch.h"
 #include "services/learner/data/chat_encoding.h"
-#include "services/learner/data/epoch_order.h"
+#include "services/learner/data/mixture_order.h"
 #include "services/learner/data/prompt_set.h"
 
 namespace rollcall::learner {
@@ -19,11 +19,13 @@ namespace rollcall::learner {
 // Demonstrations for supervised fine-tuning, tokenised, in the order of their files.
 struct DemonstrationSet {
   std::vector<MaskedTokens> rows;
+  // Of the files in turn, where they have weights; else empty.
+  std::vector<SourceRows> sources;
   LeftOutRows left_out;
 };
 
-// Reads demonstrations. A row has data.prompt_column and data.completion_column, or a chat in
-// data.messages_column:
+// Reads demonstrations. A row has data.prompt_column and data.completion_column, else a chat in
+// data.messages_column, else data.question_column and its answer (FindAnswer):
 //   strings            the loss is on the completion, ended by the end-of-sequence token where
 //                      data.append_eos says so
 //   lists of messages  joined (a string completion is an assistant's message); the loss is on what
@@ -33,7 +35,8 @@ struct DemonstrationSet {
 //
 // A row whose prompt (tokens before the first taught one) is longer than data.max_prompt_tokens, or
 // that is longer than `max_sequence_tokens` (the model's context; 0: no bound) in all, is treated
-// as data.on_long_prompt says. Errors are those of LoadPrompts; FAILED_PRECONDITION also when
+// as data.on_long_prompt says; truncating drops the beginning of its prompt, and is an error where
+// the rest alone is too long. Errors are those of LoadPrompts; FAILED_PRECONDITION also when
 // append_eos is set and the tokenizer has no such token.
 absl::StatusOr<DemonstrationSet> LoadDemonstrations(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
@@ -47,7 +50,7 @@ class DemonstrationSource final : public BatchSource {
   DemonstrationSource(std::shared_ptr<const DemonstrationSet> set, uint64_t seed, bool shuffle,
                       uint32_t sequences_per_step)
       : set_(std::move(set)),
-        order_(seed, set_->rows.size(), shuffle),
+        order_(seed, set_->rows.size(), shuffle, set_->sources),
         sequences_per_step_(sequences_per_step) {}
 
   // Metrics: length/mean (tokens), length/completion_mean, data/epoch. INVALID_ARGUMENT when step
@@ -56,7 +59,7 @@ class DemonstrationSource final : public BatchSource {
 
  private:
   const std::shared_ptr<const DemonstrationSet> set_;
-  const EpochOrder order_;
+  const MixtureOrder order_;
   const uint32_t sequences_per_step_;
 };
 

@@ -115,7 +115,8 @@ TEST(LoadDemonstrations, ErrorsNameTheColumn) {
   EXPECT_THAT(message(R"({"prompt": "a"})"), HasSubstr(":1: expected a column \"completion\""));
   EXPECT_THAT(message(R"({"prompt": "a", "completion": 3})"),
               HasSubstr("column \"completion\": expected a string, got number 3"));
-  EXPECT_THAT(message(R"({"text": "a"})"), HasSubstr("column \"prompt\" or \"messages\""));
+  EXPECT_THAT(message(R"({"text": "a"})"),
+              HasSubstr("column \"prompt\", \"messages\" or \"question\""));
   EXPECT_THAT(message(R"({"messages": "a"})"), HasSubstr("expected a list of messages"));
   EXPECT_THAT(message(R"({"messages": [{"role": "b", "content": "1"}]})"),
               HasSubstr("expected a completion of at least one token"));
@@ -133,6 +134,43 @@ TEST(LoadDemonstrations, BoundsPromptAndWholeSequence) {
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_EQ(set->rows.size(), 1u);
   EXPECT_EQ(set->left_out.too_long, 2u);
+}
+
+TEST(LoadDemonstrations, QuestionsAndAnswersArePairs) {
+  const TestFolder folder;
+  const auto tokens =
+      ReadOne(folder, R"({"question": "1+2=", "answer": "3"})", *folder.Tokenizer());
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_THAT(tokens->token_ids, ElementsAreArray(Ids("1+2=3$")));
+  EXPECT_EQ(Mask(*tokens), "000011");
+  // A chat beside its prompt, without a completion column, is the chat.
+  const auto chat = ReadOne(folder,
+                            R"({"prompt": "1", "messages": [{"role": "b", "content": "1"},)"
+                            R"( {"role": "assistant", "content": "2"}]})",
+                            *folder.Tokenizer(kTemplate));
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_THAT(chat->token_ids, ElementsAreArray(Ids("b:1$|a:2$|")));
+}
+
+TEST(LoadDemonstrations, TruncatingShortensThePromptOnly) {
+  const TestFolder folder;
+  v1::DataSection data =
+      DataOf(folder.Write("sft.jsonl",
+                          "{\"prompt\": \"abcde\", \"completion\": \"0\"}\n"
+                          "{\"prompt\": \"abcd\", \"completion\": \"01234\"}\n"));
+  data.set_max_prompt_tokens(4);
+  data.set_on_long_prompt(v1::LONG_PROMPT_TRUNCATE);
+  const auto set = LoadDemonstrations(data, data.train(), *folder.Tokenizer(), 8);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->left_out.truncated, 2u);
+  EXPECT_THAT(set->rows[0].token_ids, ElementsAreArray(Ids("bcde0$")));
+  EXPECT_EQ(Mask(set->rows[0]), "000011");
+  EXPECT_THAT(set->rows[1].token_ids, ElementsAreArray(Ids("cd01234$")));
+  EXPECT_EQ(Mask(set->rows[1]), "00111111");
+  EXPECT_THAT(
+      std::string(
+          LoadDemonstrations(data, data.train(), *folder.Tokenizer(), 6).status().message()),
+      HasSubstr("sft.jsonl:2: the row has 10 tokens, the model's context is 6"));
 }
 
 TEST(DemonstrationSource, ABatchIsAFunctionOfItsStep) {

@@ -17,9 +17,10 @@ namespace rollcall::learner {
 // a Philox stream), or in file order without shuffling. Thread-safe.
 class EpochOrder {
  public:
-  // rows >= 1.
-  EpochOrder(uint64_t seed, uint64_t rows, bool shuffle)
-      : seed_(seed), rows_(rows), shuffle_(shuffle) {}
+  // rows >= 1. Data sets of one run that differ in `source` (below 2^16) are shuffled
+  // independently of each other.
+  EpochOrder(uint64_t seed, uint64_t rows, bool shuffle, uint64_t source = 0)
+      : seed_(seed), rows_(rows), shuffle_(shuffle), source_(source) {}
 
   uint64_t RowAt(uint64_t ordinal) const ABSL_LOCKS_EXCLUDED(mutex_);
   uint64_t EpochOf(uint64_t ordinal) const { return ordinal / rows_; }
@@ -33,6 +34,7 @@ class EpochOrder {
   const uint64_t seed_;
   const uint64_t rows_;
   const bool shuffle_;
+  const uint64_t source_;
 
   mutable absl::Mutex mutex_;
   // The last two epochs asked for: groups in flight straddle the boundary between epochs.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,11 @@
 #include "absl/status/statusor.h"
 
 namespace rollcall::learner {
+
+// Longer lines are refused: a prompt of a million tokens takes 4 to 5 MB.
+inline constexpr size_t kMaxLineBytes = size_t{16} << 20;
+// Deeper rows are refused; 64 levels in a column are what verifiers can be sent.
+inline constexpr int kMaxRowDepth = 66;
 
 // Where a row stands, for messages: "path:line".
 struct RowPlace {
@@ -27,9 +33,11 @@ struct RowPlace {
 };
 
 // Calls `on_row` for each line of a JSONL file in turn, with the object in it, or with the status
-// of a line that is not a JSON object (INVALID_ARGUMENT "path:line: byte N: …"). Lines end with
-// "\n"; blank ones are passed over. Stops at the first error that `on_row` returns and returns it.
-// NOT_FOUND or PERMISSION_DENIED when the file cannot be read.
+// of a line that is not a JSON object (INVALID_ARGUMENT "path:line: byte N: …"): not JSON, not
+// UTF-8, NUL bytes, more than kMaxLineBytes. Lines end with "\n"; blank ones are passed over, as is
+// a byte order mark at the start. Holds one line at a time. Stops at the first error that `on_row`
+// returns and returns it. NOT_FOUND or PERMISSION_DENIED when the file cannot be read,
+// INVALID_ARGUMENT for a folder, UTF-16 text, and Parquet or compressed files.
 absl::Status ForEachJsonRow(
     const std::string& path,
     const std::function<absl::Status(const RowPlace&, absl::StatusOr<nlohmann::json>)>& on_row);

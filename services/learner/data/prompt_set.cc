@@ -1,6 +1,6 @@
 #include "services/learner/data/prompt_set.h"
 
-#include <set>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -8,7 +8,9 @@
 #include "common/base/status.h"
 #include "services/learner/data/chat_encoding.h"
 #include "services/learner/data/jsonl_file.h"
+#include "services/learner/data/row_columns.h"
 #include "services/learner/data/row_policy.h"
+#include "services/learner/data/source_files.h"
 #include "services/learner/data/struct_columns.h"
 
 namespace rollcall::learner {
@@ -35,13 +37,9 @@ class PromptReader {
       : data_(data), tokenizer_(tokenizer) {}
 
   absl::StatusOr<v1::PromptRow> Read(const RowPlace& place, const nlohmann::json& row) const {
-    const std::string& column =
-        row.contains(data_.prompt_column()) ? data_.prompt_column() : data_.messages_column();
-    if (!row.contains(column)) {
-      return place.Error(absl::StrCat("expected a column \"", data_.prompt_column(), "\" or \"",
-                                      data_.messages_column(), "\""));
-    }
-    const nlohmann::json& value = row[column];
+    const FoundColumn found = FindPrompt(data_, row);
+    if (found.value == nullptr) return NoPrompt(data_, place, row);
+    const nlohmann::json& value = *found.value;
     v1::PromptRow prompt;
     bool add_special_tokens = false;  // a chat template writes them itself
     if (value.is_string()) {
@@ -49,14 +47,15 @@ class PromptReader {
       add_special_tokens = data_.add_special_tokens();
     } else {
       ROLLCALL_ASSIGN_OR_RETURN(*prompt.mutable_text(),
-                                ChatPrompt(place, column, value, tokenizer_));
+                                ChatPrompt(place, found.name, value, tokenizer_));
     }
     ROLLCALL_ASSIGN_OR_RETURN(const std::vector<uint32_t> ids,
                               tokenizer_.Encode(prompt.text(), add_special_tokens));
-    if (ids.empty()) return place.WrongColumn(column, "a prompt of at least one token", value);
+    if (ids.empty()) return place.WrongColumn(found.name, "a prompt of at least one token", value);
     prompt.mutable_token_ids()->Assign(ids.begin(), ids.end());
     prompt.set_row(place.row);
-    ROLLCALL_ASSIGN_OR_RETURN(*prompt.mutable_columns(), ColumnsOf(place, row, {column}));
+    ROLLCALL_ASSIGN_OR_RETURN(*prompt.mutable_columns(), ColumnsOf(place, row, {found.name}));
+    ROLLCALL_RETURN_IF_ERROR(AddAnswer(place, row, prompt.mutable_columns()));
     return prompt;
   }
 
@@ -68,7 +67,32 @@ class PromptReader {
                                     data_.max_prompt_tokens()));
   }
 
+  // Cuts a prompt that is too long to its last tokens.
+  absl::Status Truncate(v1::PromptRow& prompt) const {
+    auto& ids = *prompt.mutable_token_ids();
+    ids.erase(ids.begin(), ids.end() - data_.max_prompt_tokens());
+    const std::span<const uint32_t> kept(ids.data(), static_cast<size_t>(ids.size()));
+    ROLLCALL_ASSIGN_OR_RETURN(*prompt.mutable_text(),
+                              tokenizer_.Decode(kept, /*skip_special=*/false));
+    return absl::OkStatus();
+  }
+
  private:
+  absl::Status AddAnswer(const RowPlace& place, const nlohmann::json& row,
+                         google::protobuf::Struct* columns) const {
+    const FoundColumn found = FindAnswer(data_, row);
+    if (found.value == nullptr) {
+      if (data_.answer_column().empty()) return absl::OkStatus();
+      return place.Error(absl::StrCat("expected a column \"", data_.answer_column(),
+                                      "\", as data.answer_column says"));
+    }
+    if (found.name == kAnswerColumn) return absl::OkStatus();
+    ROLLCALL_ASSIGN_OR_RETURN(const google::protobuf::Struct answer,
+                              ColumnsOf(place, {{kAnswerColumn, *found.value}}, {}));
+    for (const auto& [name, value] : answer.fields()) (*columns->mutable_fields())[name] = value;
+    return absl::OkStatus();
+  }
+
   const v1::DataSection& data_;
   const text::Tokenizer& tokenizer_;
 };
@@ -81,27 +105,21 @@ absl::StatusOr<PromptSet> LoadPrompts(
   const PromptReader reader(data, tokenizer);
   RowPolicy policy(data);
   PromptSet set;
-  for (int source = 0; source < sources.size(); ++source) {
-    const auto on_row = [&](const RowPlace& place, absl::StatusOr<nlohmann::json> row) {
-      if (!row.ok()) return policy.OnBadRow(row.status());
-      auto prompt = reader.Read(place, *row);
-      if (!prompt.ok()) return policy.OnBadRow(prompt.status());
-      if (absl::Status fits = reader.CheckLength(place, *prompt); !fits.ok()) {
-        return policy.OnLongRow(fits);
-      }
-      prompt->set_source(static_cast<uint32_t>(source));
-      set.rows.push_back(*std::move(prompt));
-      return absl::OkStatus();
-    };
-    ROLLCALL_RETURN_IF_ERROR(ForEachJsonRow(sources[source].path(), on_row));
-  }
+  const auto on_row = [&](int source, const RowPlace& place, const nlohmann::json& row) {
+    auto prompt = reader.Read(place, row);
+    if (!prompt.ok()) return policy.OnBadRow(prompt.status());
+    if (const absl::Status fits = reader.CheckLength(place, *prompt); !fits.ok()) {
+      if (!policy.truncates()) return policy.OnLongRow(fits);
+      ROLLCALL_RETURN_IF_ERROR(reader.Truncate(*prompt));
+      policy.CountTruncated(fits);
+    }
+    prompt->set_source(static_cast<uint32_t>(source));
+    set.rows.push_back(*std::move(prompt));
+    return absl::OkStatus();
+  };
+  ROLLCALL_ASSIGN_OR_RETURN(set.sources,
+                            ReadSources(sources, policy, on_row, [&] { return set.rows.size(); }));
   set.left_out = policy.left_out();
-  if (set.rows.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "no prompt in ", sources.empty() ? "an empty list of files" : sources[0].path().c_str(),
-        sources.size() > 1 ? " and the other files" : "", ": ", set.left_out.unreadable,
-        " rows skipped, ", set.left_out.too_long, " dropped for their length"));
-  }
   return set;
 }
 

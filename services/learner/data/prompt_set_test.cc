@@ -80,8 +80,9 @@ TEST(LoadPrompts, ErrorsNameFileLineColumnAndExpectation) {
   EXPECT_THAT(message("{\"prompt\": 3}"),
               HasSubstr("column \"prompt\": expected a string or a list of messages with roles, "
                         "got number 3"));
-  EXPECT_THAT(message("{\"question\": \"a\"}"),
-              HasSubstr("expected a column \"prompt\" or \"messages\""));
+  EXPECT_THAT(message("{\"text\": \"a\"}"),
+              HasSubstr("expected a column \"prompt\", \"messages\" or \"question\", "
+                        "the row has: text"));
   EXPECT_THAT(message("{\"prompt\": \"a\""), HasSubstr("not valid JSON"));
   EXPECT_THAT(message("[1]"), HasSubstr("expected a JSON object, got array"));
   EXPECT_THAT(message("{\"prompt\": \"\"}"), HasSubstr("at least one token"));
@@ -115,6 +116,88 @@ TEST(LoadPrompts, LeavesOutAndCountsWhatTheConfigurationSays) {
   data.mutable_train(0)->set_path("/nowhere/x.jsonl");
   EXPECT_EQ(LoadPrompts(data, data.train(), *folder.Tokenizer()).status().code(),
             absl::StatusCode::kNotFound);
+}
+
+TEST(LoadPrompts, ReadsGsm8kAndVerlRowsAsTheyAre) {
+  const TestFolder folder;
+  const std::string path = folder.Write(
+      "train.jsonl",
+      R"({"question": "1+2", "answer": "#### 3"})"
+      "\n"
+      R"({"data_source": "x", "prompt": [{"role": "user", "content": "4"}], "ability": "math",)"
+      R"( "reward_model": {"style": "rule", "ground_truth": "5"}, "extra_info": {"index": 7}})"
+      "\n"
+      R"({"prompt": "1", "ground_truth": ["2", "3"]})");
+  v1::DataSection data = DataOf(path);
+  const auto set = LoadPrompts(data, data.train(), *folder.Tokenizer(kTemplate));
+  ASSERT_TRUE(set.ok()) << set.status();
+  ASSERT_EQ(set->rows.size(), 3u);
+  EXPECT_EQ(set->rows[0].text(), "1+2");
+  EXPECT_EQ(set->rows[0].columns().fields().at("answer").string_value(), "#### 3");
+  EXPECT_FALSE(set->rows[0].columns().fields().contains("question"));
+  EXPECT_EQ(set->rows[1].text(), "u:4|a:");
+  const auto& columns = set->rows[1].columns().fields();
+  EXPECT_EQ(columns.at("answer").string_value(), "5");
+  EXPECT_EQ(columns.at("reward_model").struct_value().fields().at("style").string_value(), "rule");
+  EXPECT_EQ(columns.at("extra_info").struct_value().fields().at("index").number_value(), 7);
+  EXPECT_EQ(set->rows[2].columns().fields().at("answer").list_value().values_size(), 2);
+}
+
+TEST(LoadPrompts, ColumnNamesAndPathsCanBeOverridden) {
+  const TestFolder folder;
+  const std::string path = folder.Write(
+      "train.jsonl", R"({"prompt": "a", "in": {"q": "b"}, "answer": "1", "out": {"a": "2"}})");
+  v1::DataSection data = DataOf(path);
+  data.set_prompt_column("in.q");
+  data.set_answer_column("out.a");
+  const auto set = LoadPrompts(data, data.train(), *folder.Tokenizer());
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->rows[0].text(), "b");
+  EXPECT_EQ(set->rows[0].columns().fields().at("answer").string_value(), "2");
+  EXPECT_EQ(set->rows[0].columns().fields().at("prompt").string_value(), "a");
+  data.set_answer_column("out.b");
+  EXPECT_THAT(Message(LoadPrompts(data, data.train(), *folder.Tokenizer()).status()),
+              HasSubstr("train.jsonl:1: expected a column \"out.b\""));
+}
+
+TEST(LoadPrompts, TruncatingKeepsTheEndAndCounts) {
+  const TestFolder folder;
+  v1::DataSection data =
+      DataOf(folder.Write("train.jsonl", "{\"prompt\": \"abcdef\"}\n{\"prompt\": \"ab\"}\n"));
+  data.set_max_prompt_tokens(4);
+  data.set_on_long_prompt(v1::LONG_PROMPT_TRUNCATE);
+  const auto set = LoadPrompts(data, data.train(), *folder.Tokenizer());
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_THAT(set->rows[0].token_ids(), ElementsAre(Id('c'), Id('d'), Id('e'), Id('f')));
+  EXPECT_EQ(set->rows[0].text(), "cdef");
+  EXPECT_EQ(set->rows[1].text(), "ab");
+  EXPECT_EQ(set->left_out.truncated, 1u);
+  EXPECT_EQ(set->left_out.too_long, 0u);
+}
+
+TEST(LoadPrompts, WeightsMixFilesTheSameInEveryRun) {
+  const TestFolder folder;
+  v1::DataSection data = DataOf(folder.Write("many.jsonl",
+                                             "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n"
+                                             "{\"prompt\": \"c\"}\n"));
+  data.mutable_train(0)->set_weight(1);
+  data.add_train()->set_path(folder.Write("few.jsonl", "{\"prompt\": \"0\"}\n"));
+  EXPECT_THAT(Message(LoadPrompts(data, data.train(), *folder.Tokenizer()).status()),
+              HasSubstr("few.jsonl: expected a weight"));
+  data.mutable_train(1)->set_weight(3);
+  const auto set =
+      std::make_shared<PromptSet>(LoadPrompts(data, data.train(), *folder.Tokenizer()).value());
+  const PromptSource source(set, 1, /*shuffle=*/false);
+  std::string drawn;
+  for (uint64_t n = 0; n < 12; ++n) drawn += source.PromptAt(n).text();
+  EXPECT_EQ(drawn, "a000b000c000");
+  EXPECT_EQ(source.PromptAt(11).source(), 1u);
+  EXPECT_EQ(source.PromptAt(11).epoch(), 8u);
+
+  data.set_on_bad_row(v1::BAD_ROW_SKIP);
+  data.mutable_train(1)->set_path(folder.Write("none.jsonl", "nonsense\n"));
+  EXPECT_THAT(Message(LoadPrompts(data, data.train(), *folder.Tokenizer()).status()),
+              HasSubstr("no row to use in "));
 }
 
 TEST(PromptSource, PromptsFollowTheOrdinal) {

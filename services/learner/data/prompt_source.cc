@@ -3,8 +3,9 @@
 namespace rollcall::learner {
 
 v1::PromptRow PromptSource::PromptAt(uint64_t ordinal) const {
-  v1::PromptRow prompt = set_->rows[order_.RowAt(ordinal)];
-  prompt.set_epoch(order_.EpochOf(ordinal));
+  const MixtureOrder::Draw draw = order_.At(ordinal);
+  v1::PromptRow prompt = set_->rows[draw.row];
+  prompt.set_epoch(draw.epoch);
   return prompt;
 }
 

@@ -5,7 +5,7 @@
 
 #include "rollcall/v1/checkpoint.pb.h"
 #include "rollcall/v1/rollout.pb.h"
-#include "services/learner/data/epoch_order.h"
+#include "services/learner/data/mixture_order.h"
 #include "services/learner/data/prompt_set.h"
 
 namespace rollcall::learner {
@@ -17,7 +17,7 @@ class PromptSource {
  public:
   // `set` holds at least one row, as LoadPrompts promises.
   PromptSource(std::shared_ptr<const PromptSet> set, uint64_t seed, bool shuffle)
-      : set_(std::move(set)), order_(seed, set_->rows.size(), shuffle) {}
+      : set_(std::move(set)), order_(seed, set_->rows.size(), shuffle, set_->sources) {}
 
   // The prompt at `ordinal`, counted from 0, with its epoch.
   v1::PromptRow PromptAt(uint64_t ordinal) const;
@@ -30,7 +30,7 @@ class PromptSource {
 
  private:
   const std::shared_ptr<const PromptSet> set_;
-  const EpochOrder order_;
+  const MixtureOrder order_;
 };
 
 }  // namespace rollcall::learner

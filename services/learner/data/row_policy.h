@@ -19,6 +19,12 @@ class RowPolicy {
     if (left_out_.unreadable++ == 0) LogWarning("a row is skipped", {{"error", error}});
     return absl::OkStatus();
   }
+  // The row is to be cut to the length that is allowed.
+  bool truncates() const { return data_.on_long_prompt() == v1::LONG_PROMPT_TRUNCATE; }
+  void CountTruncated(const absl::Status& error) {
+    if (left_out_.truncated++ == 0) LogWarning("a row is truncated", {{"error", error}});
+  }
+  // OK: the row is left out and counted.
   absl::Status OnLongRow(const absl::Status& error) {
     if (data_.on_long_prompt() != v1::LONG_PROMPT_DROP) return error;
     if (left_out_.too_long++ == 0) LogWarning("a row is dropped", {{"error", error}});

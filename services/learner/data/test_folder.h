@@ -82,6 +82,7 @@ inline v1::DataSection DataOf(const std::string& path) {
   data.set_prompt_column("prompt");
   data.set_completion_column("completion");
   data.set_messages_column("messages");
+  data.set_question_column("question");
   data.set_max_prompt_tokens(1024);
   data.set_on_long_prompt(v1::LONG_PROMPT_ERROR);
   data.set_on_bad_row(v1::BAD_ROW_FAIL);

@@ -39,17 +39,28 @@ std::optional<std::string> ScalarText(const Value& value) {
   }
 }
 
+// nullptr: there is none of that name.
+const Value* FindColumn(const google::protobuf::Struct& columns, const std::string& name) {
+  const auto whole = columns.fields().find(name);
+  if (whole != columns.fields().end()) return &whole->second;
+  const size_t dot = name.find('.');
+  if (dot == std::string::npos) return nullptr;
+  const auto outer = columns.fields().find(name.substr(0, dot));
+  if (outer == columns.fields().end() || !outer->second.has_struct_value()) return nullptr;
+  return FindColumn(outer->second.struct_value(), name.substr(dot + 1));
+}
+
 }  // namespace
 
 std::optional<std::vector<std::string>> TextsOfColumn(const v1::VerifierGroup& group,
                                                       const std::string& column,
                                                       v1::SampleResult* result) {
-  const auto it = group.columns().fields().find(column);
-  if (it == group.columns().fields().end()) {
+  const Value* found = FindColumn(group.columns(), column);
+  if (found == nullptr) {
     result->mutable_error()->set_reason(absl::StrCat("the data row has no column ", column));
     return std::nullopt;
   }
-  const Value& value = it->second;
+  const Value& value = *found;
   if (value.kind_case() == Value::kNullValue) {
     result->mutable_abstain()->set_reason(absl::StrCat("column ", column, " is null"));
     return std::nullopt;
@@ -79,8 +90,7 @@ std::optional<std::string> TextOfColumn(const v1::VerifierGroup& group, const st
                                         v1::SampleResult* result) {
   std::optional<std::vector<std::string>> texts = TextsOfColumn(group, column, result);
   if (!texts) return std::nullopt;
-  const bool is_list = group.columns().fields().at(column).kind_case() == Value::kListValue;
-  if (is_list) {
+  if (FindColumn(group.columns(), column)->has_list_value()) {
     result->mutable_error()->set_reason(
         absl::StrCat("column ", column, " holds a list, one text is expected"));
     return std::nullopt;

@@ -9,6 +9,10 @@
 
 namespace rollcall::reward {
 
+// Columns are named as learners name them: by a column's own name, or by a path of names joined by
+// dots into nested ones ("reward_model.ground_truth"); a column whose own name has the dots comes
+// first.
+
 // The texts of a column: one for a text, number or truth value, several for a list of those.
 // nullopt when there is nothing to read, and `result` then says why: `abstain` for null, `error`
 // for a column that is absent or holds something else.

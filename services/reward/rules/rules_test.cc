@@ -56,6 +56,37 @@ double ScoreOf(const Rule& rule, const std::string& answer, const std::string& t
   return result.score().value();
 }
 
+TEST(ColumnTest, PathsReachNestedColumns) {
+  v1::VerifierGroup group;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
+      R"(columns {
+           fields { key: "reward_model" value { struct_value {
+             fields { key: "ground_truth" value { number_value: 42 } }
+             fields { key: "parts" value { list_value { values { string_value: "a" } } } }
+             fields { key: "none" value { null_value: NULL_VALUE } }
+           } } }
+           fields { key: "a.b" value { string_value: "whole" } }
+           fields { key: "a" value { struct_value {
+             fields { key: "b" value { string_value: "nested" } } } } }
+         })",
+      &group));
+  v1::SampleResult result;
+  EXPECT_EQ(TextOfColumn(group, "reward_model.ground_truth", &result), "42");
+  EXPECT_EQ(TextOfColumn(group, "a.b", &result), "whole");
+  EXPECT_EQ(TextsOfColumn(group, "reward_model.parts", &result)->size(), 1u);
+  EXPECT_FALSE(TextOfColumn(group, "reward_model.parts", &result).has_value());
+  EXPECT_THAT(result.error().reason(), HasSubstr("holds a list"));
+  EXPECT_FALSE(TextOfColumn(group, "reward_model.none", &result).has_value());
+  EXPECT_TRUE(result.has_abstain());
+  for (const char* absent : {"reward_model.x", "reward_model.ground_truth.x", "x.y", ".", "a."}) {
+    EXPECT_FALSE(TextOfColumn(group, absent, &result).has_value()) << absent;
+    EXPECT_THAT(result.error().reason(), HasSubstr("has no column"));
+  }
+  const auto rule =
+      Make("numeric_answer { answer_column: 'reward_model.ground_truth' marker: '####' }");
+  EXPECT_EQ(Judge(*rule, group, "so #### 42").score().value(), 1);
+}
+
 TEST(DecimalTest, ReadsNumbersAsAnswersWriteThem) {
   const struct {
     const char* text;
