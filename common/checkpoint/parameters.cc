@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -18,6 +19,8 @@ namespace {
 
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
+// Small beside any model, large beside the cost of a call. A multiple of every element's size.
+constexpr size_t kPieceBytes = size_t{16} << 20;
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
@@ -49,7 +52,10 @@ std::string Misfit(const TensorView& stored, const tensor::NamedTensor& paramete
 }
 
 bool Equal(const TensorView& a, const TensorView& b) {
-  return a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes;
+  const bool equal = a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes;
+  ReleasePages(a.bytes);
+  ReleasePages(b.bytes);
+  return equal;
 }
 
 // "" where a tensor that is no parameter may be there.
@@ -83,6 +89,31 @@ absl::Status CheckAll(const HfFolder& folder, std::span<const tensor::NamedTenso
                    faults.size() == 1 ? " tensor: " : " tensors: ", absl::StrJoin(faults, "; ")));
 }
 
+// In pieces, so that neither the file's pages nor a conversion ever take much memory beside the
+// parameters.
+absl::Status Fill(const TensorView& stored, const at::Tensor& parameter) {
+  const int64_t elements = parameter.numel();
+  if (elements == 0 || !parameter.is_contiguous()) {
+    return tensor::FillFromBytes(stored.dtype, stored.bytes, parameter);
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const at::Tensor flat, tensor::TorchCall([&] {
+        return parameter.detach().view({-1});  // shares the parameter's version counter
+      }));
+  const size_t element_bytes = stored.bytes.size() / static_cast<size_t>(elements);
+  const auto piece = static_cast<int64_t>(kPieceBytes / element_bytes);
+  for (int64_t begin = 0; begin < elements; begin += piece) {
+    const int64_t count = std::min(piece, elements - begin);
+    const std::string_view bytes = stored.bytes.substr(static_cast<size_t>(begin) * element_bytes,
+                                                       static_cast<size_t>(count) * element_bytes);
+    ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor part,
+                              tensor::TorchCall([&] { return flat.narrow(0, begin, count); }));
+    ROLLCALL_RETURN_IF_ERROR(tensor::FillFromBytes(stored.dtype, bytes, part));
+    ReleasePages(bytes);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status LoadParameters(const HfFolder& folder,
@@ -90,8 +121,7 @@ absl::Status LoadParameters(const HfFolder& folder,
   ROLLCALL_RETURN_IF_ERROR(CheckAll(folder, parameters));
   for (const tensor::NamedTensor& parameter : parameters) {
     const TensorView& stored = *folder.Find(parameter.name);
-    ROLLCALL_RETURN_IF_ERROR(Annotate(
-        tensor::FillFromBytes(stored.dtype, stored.bytes, parameter.tensor), parameter.name));
+    ROLLCALL_RETURN_IF_ERROR(Annotate(Fill(stored, parameter.tensor), parameter.name));
   }
   return absl::OkStatus();
 }

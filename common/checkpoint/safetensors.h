@@ -88,6 +88,10 @@ class SafetensorsFile {
   std::unordered_map<std::string_view, const TensorView*> by_name_;
 };
 
+// Takes the pages of a mapped file's `bytes`, such as those of a TensorView, out of this process's
+// memory after they were copied. They stay readable, from the page cache or the disk.
+void ReleasePages(std::string_view bytes);
+
 // What a file to be written will hold.
 struct TensorEntry {
   std::string name;
