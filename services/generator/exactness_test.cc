@@ -20,6 +20,7 @@ struct ExactnessCase {
   std::string dtype_name;
   std::vector<std::string> sets;
   bool preempts;
+  bool finds_prefixes = true;
 };
 
 class ExactnessTest : public ::testing::TestWithParam<ExactnessCase> {};
@@ -31,8 +32,13 @@ v1::GenerateRequest RandomRequest(uint64_t group_id) {
   request.mutable_key()->set_purpose(v1::RANDOM_PURPOSE_ROLLOUT);
   request.mutable_key()->set_group_id(group_id);
   const uint64_t prompt = random.Below(3) == 0 ? 1 + random.Below(6) : 1 + random.Below(200);
-  for (uint64_t i = 0; i < prompt; ++i)
-    request.add_prompt_token_ids(static_cast<uint32_t>(random.Below(77)));
+  // Prompts of three families, which part somewhere: what they share comes from the prefix cache.
+  PhiloxStream family(random.Below(3), 9);
+  const uint64_t common = random.Below(prompt + 1);
+  for (uint64_t i = 0; i < prompt; ++i) {
+    request.add_prompt_token_ids(
+        static_cast<uint32_t>(i < common ? family.Below(77) : random.Below(77)));
+  }
   request.set_num_samples(1 + static_cast<uint32_t>(random.Below(6)));
   request.mutable_sampling()->set_max_tokens(1 + static_cast<uint32_t>(random.Below(90)));
   request.mutable_sampling()->set_temperature(group_id % 2 == 0 ? 1.0f : 0.7f);
@@ -62,6 +68,9 @@ TEST_P(ExactnessTest, ReturnedLogProbsAreTheLearners) {
     EXPECT_EQ(
         server.metrics_text().find("rollcall_generator_preemptions_total 0\n") == std::string::npos,
         test_case.preempts);
+    EXPECT_EQ(server.metrics_text().find("rollcall_generator_prefix_cache_hits_total 0\n") ==
+                  std::string::npos,
+              test_case.finds_prefixes);
   }
   size_t tokens = 0;
   for (const double temperature : {1.0, static_cast<double>(0.7f)}) {
@@ -94,6 +103,12 @@ TEST_P(ExactnessTest, ReturnedLogProbsAreTheLearners) {
 INSTANTIATE_TEST_SUITE_P(
     Mixes, ExactnessTest,
     ::testing::Values(ExactnessCase{"Float32", at::kFloat, "float32", {}, false},
+                      ExactnessCase{"Float32WithoutPrefixCache",
+                                    at::kFloat,
+                                    "float32",
+                                    {"generator.prefix_cache=false"},
+                                    false,
+                                    false},
                       ExactnessCase{"BFloat16", at::kBFloat16, "bfloat16", {}, false},
                       ExactnessCase{
                           "Float32SmallChunksAndCache",

@@ -1,5 +1,7 @@
 #include "services/generator/generate_stream.h"
 
+#include <algorithm>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -15,6 +17,11 @@ constexpr size_t kMessageBytes = size_t{512} << 10;
 // A token with its three floats, and the fixed part of a delta or an end, at most.
 constexpr size_t kTokenBytes = 5 + 3 * 4;
 constexpr size_t kDeltaBytes = 48;
+// An alternative, and the fixed part of a list of them.
+constexpr size_t kAlternativeBytes = 5 + 4;
+constexpr size_t kAlternativesBytes = 12;
+// Log-probs of prompt tokens in one message: 256 KiB of them.
+constexpr size_t kPromptPiece = size_t{1} << 16;
 constexpr size_t kEndBytes = 64;
 constexpr size_t kSpanBytes = 256;
 
@@ -33,7 +40,9 @@ void GenerateStream::Start(absl::StatusOr<GenerationRequest> request) {
     OnDone(request.status());
     return;
   }
-  truncates_ = request->sampling.truncates();
+  reshapes_ = request->sampling.reshapes();
+  keeps_mass_ = request->sampling.keeps_mass();
+  has_alternatives_ = request->top_logprobs > 0;
   const absl::StatusOr<Engine::RequestId> id = engine_->Submit(*std::move(request), self_);
   if (!id.ok()) {
     OnDone(id.status());
@@ -62,7 +71,8 @@ void GenerateStream::OnOutput(RequestOutput output) {
   {
     absl::MutexLock lock(&mutex_);
     if (abandoned_) return;
-    for (const TokenOutput& token : output.tokens) AddToken(token);
+    AddPromptLogProbs(output);
+    for (TokenOutput& token : output.tokens) AddToken(token);
     for (v1::SampleEnd& end : output.ends) {
       Message& message = RoomyMessage();
       message.bytes += kEndBytes + kSpanBytes * static_cast<size_t>(end.version_spans_size());
@@ -85,7 +95,21 @@ GenerateStream::Message& GenerateStream::RoomyMessage() {
   return pending_.back();
 }
 
-void GenerateStream::AddToken(const TokenOutput& token) {
+void GenerateStream::AddPromptLogProbs(const RequestOutput& output) {
+  const std::span<const float> all = output.prompt_logprobs;
+  for (size_t begin = 0; begin < all.size(); begin += kPromptPiece) {
+    const auto piece = all.subspan(begin, std::min(kPromptPiece, all.size() - begin));
+    if (pending_.empty() || pending_.back().response.has_prompt_logprobs()) pending_.emplace_back();
+    Message& message = RoomyMessage();
+    v1::PromptLogprobs& logprobs = *message.response.mutable_prompt_logprobs();
+    logprobs.set_offset(static_cast<uint32_t>(begin + 1));
+    logprobs.mutable_logprobs()->Add(piece.begin(), piece.end());
+    logprobs.set_policy_step(output.prompt_policy_step);
+    message.bytes += kDeltaBytes + piece.size_bytes();
+  }
+}
+
+void GenerateStream::AddToken(TokenOutput& token) {
   Message& message = RoomyMessage();
   v1::SampleDelta* delta = nullptr;
   const auto known = message.delta_of.find(token.index);
@@ -103,12 +127,15 @@ void GenerateStream::AddToken(const TokenOutput& token) {
   }
   delta->add_token_ids(token.token);
   delta->add_logprobs(token.logprob);
-  if (truncates_) {
-    delta->add_sampling_logprobs(token.sampling_logprob);
-    delta->add_kept_log_mass(token.kept_log_mass);
-  }
+  if (reshapes_) delta->add_sampling_logprobs(token.sampling_logprob);
+  if (keeps_mass_) delta->add_kept_log_mass(token.kept_log_mass);
   delta->mutable_text()->append(token.text);
   message.bytes += kTokenBytes + token.text.size();
+  if (has_alternatives_) {
+    message.bytes += kAlternativesBytes +
+                     kAlternativeBytes * static_cast<size_t>(token.alternatives.token_ids_size());
+    *delta->add_alternatives() = std::move(token.alternatives);
+  }
 }
 
 void GenerateStream::OnWriteDone(bool ok) {

@@ -58,7 +58,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       : engine_(engine), context_(context), numerics_(std::move(numerics)) {}
 
   Message& RoomyMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AddToken(const TokenOutput& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddPromptLogProbs(const RequestOutput& output) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddToken(TokenOutput& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon() ABSL_LOCKS_EXCLUDED(mutex_);
   // Starts the next write or finishes, if it is time.
   void Pump() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -67,7 +68,10 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   Engine* const engine_;
   grpc::CallbackServerContext* const context_;
   const v1::NumericsFingerprint numerics_;
-  bool truncates_ = false;  // set before the engine knows the request
+  // Which columns the request's samples have; set before the engine knows it.
+  bool reshapes_ = false;
+  bool keeps_mass_ = false;
+  bool has_alternatives_ = false;
   std::shared_ptr<GenerateStream> self_;
 
   absl::Mutex mutex_;

@@ -30,7 +30,9 @@ class Generator final : public rpc::HostedService {
              {"arithmetic", model.numerics.arithmetic()},
              {"dtype", model.numerics.dtype()}});
     staging_.emplace(std::move(model.layout), model.version);
-    engine_.emplace(Engine::Options{.scheduler = model.scheduler, .version = model.version},
+    engine_.emplace(Engine::Options{.scheduler = model.scheduler,
+                                    .prefix_cache = config_.generator().prefix_cache(),
+                                    .version = model.version},
                     std::move(model.runner), std::move(model.tokenizer), &metrics_);
     generate_.emplace(&*engine_, model.limits, model.numerics, &metrics_);
     weights_.emplace(&*staging_, &*engine_, model.limits, model.numerics, report_health_);

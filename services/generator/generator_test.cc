@@ -157,6 +157,33 @@ TEST_F(GeneratorTest, SameRequestAloneAndInACrowd) {
   }));
 }
 
+TEST_F(GeneratorTest, ALaterRequestComputesOnlyWhatTheCacheDoesNotKnow) {
+  Serve();
+  const v1::GenerateRequest request = Request(8, 100, 1, 30);
+  const auto found = [this](int tokens) {
+    return HasSubstr(
+        absl::StrCat("rollcall_generator_prefix_cache_hit_tokens_total ", tokens, "\n"));
+  };
+  const Outcome first = server_->Generate(request);
+  EXPECT_THAT(server_->metrics_text(), found(0));
+  // Six whole blocks of 16: the last of the 100 tokens must be computed to draw from.
+  EXPECT_TRUE(SameSamples(first, server_->Generate(request)));
+  EXPECT_THAT(server_->metrics_text(), found(96));
+  // A second turn begins with the prompt and the completion of the first.
+  v1::GenerateRequest turn = request;
+  for (const uint32_t token : first.samples.at(0).tokens) turn.add_prompt_token_ids(token);
+  ASSERT_TRUE(server_->Generate(turn).status.ok());
+  EXPECT_THAT(server_->metrics_text(), found(96 + 128));
+  // Keys and values of other weights are never found.
+  const Published other(testing::TinyDecoder(at::kFloat, 2), folder(), 1, 1);
+  ASSERT_TRUE(server_->PushWeights(other.version, other.manifest, other.tensors).ok());
+  const Outcome after = server_->Generate(request);
+  ASSERT_TRUE(after.status.ok()) << after.status;
+  EXPECT_THAT(server_->metrics_text(), found(96 + 128));
+  EXPECT_FALSE(SameSamples(first, after));
+  EXPECT_TRUE(SameSamples(after, server_->Generate(request)));
+}
+
 TEST_F(GeneratorTest, SamplesAreContinuedFromTheirPrefixes) {
   Serve();
   const v1::GenerateRequest whole = Request(3, 12, 3, 40);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,14 @@ constexpr float kMinTemperature = 1e-6f;
 constexpr int kMaxStopTokens = 64;
 constexpr int kMaxStopStrings = 16;
 constexpr size_t kMaxStopStringBytes = 256;
+constexpr float kMinRepetitionPenalty = 0.01f;
+constexpr float kMaxRepetitionPenalty = 100.0f;
+constexpr float kMaxShift = 100.0f;  // of logits, by penalties and bias
+constexpr uint32_t kMaxNgram = 1024;
+constexpr int kMaxBiases = 1024;
+constexpr int kMaxBadWords = 256;
+constexpr int kMaxBadWordTokens = 64;
+constexpr uint32_t kMaxTopLogprobs = 64;
 
 template <typename... Parts>
 absl::Status Invalid(std::string_view field, const Parts&... parts) {
@@ -59,6 +68,69 @@ absl::Status ParsePrompt(const v1::GenerateRequest& request, const RequestLimits
   return absl::OkStatus();
 }
 
+absl::Status CheckShift(std::string_view field, float shift) {
+  if (shift >= -kMaxShift && shift <= kMaxShift) return absl::OkStatus();
+  return Invalid(field, "expected ", -kMaxShift, " to ", kMaxShift, ", got ", shift);
+}
+
+absl::Status ParsePenalties(const v1::SamplingParams& params, LogitRules* rules) {
+  rules->repetition_penalty = params.has_repetition_penalty() ? params.repetition_penalty() : 1.0f;
+  rules->presence_penalty = params.presence_penalty();
+  rules->frequency_penalty = params.frequency_penalty();
+  rules->no_repeat_ngram_size = params.no_repeat_ngram_size();
+  if (!(rules->repetition_penalty >= kMinRepetitionPenalty &&
+        rules->repetition_penalty <= kMaxRepetitionPenalty)) {
+    return Invalid("sampling.repetition_penalty", "expected ", kMinRepetitionPenalty, " to ",
+                   kMaxRepetitionPenalty, ", got ", rules->repetition_penalty);
+  }
+  ROLLCALL_RETURN_IF_ERROR(CheckShift("sampling.presence_penalty", rules->presence_penalty));
+  ROLLCALL_RETURN_IF_ERROR(CheckShift("sampling.frequency_penalty", rules->frequency_penalty));
+  if (rules->no_repeat_ngram_size > kMaxNgram) {
+    return Invalid("sampling.no_repeat_ngram_size", "expected 0 to ", kMaxNgram, ", got ",
+                   rules->no_repeat_ngram_size);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseLogitBias(const v1::SamplingParams& params, uint32_t vocab_size,
+                            LogitRules* rules) {
+  if (params.logit_bias_size() > kMaxBiases) {
+    return Invalid("sampling.logit_bias", params.logit_bias_size(), " of at most ", kMaxBiases);
+  }
+  std::set<uint32_t> seen;
+  for (int i = 0; i < params.logit_bias_size(); ++i) {
+    const v1::LogitBias& bias = params.logit_bias(i);
+    const std::string field = absl::StrCat("sampling.logit_bias[", i, "]");
+    if (bias.token_id() >= vocab_size) {
+      return Invalid(field + ".token_id", "token ", bias.token_id(),
+                     " is not below the vocabulary size ", vocab_size);
+    }
+    if (!seen.insert(bias.token_id()).second) {
+      return Invalid(field + ".token_id", "token ", bias.token_id(), " is named twice");
+    }
+    ROLLCALL_RETURN_IF_ERROR(CheckShift(field + ".bias", bias.bias()));
+    rules->bias.push_back({.token = bias.token_id(), .bias = bias.bias()});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseBadWords(const v1::SamplingParams& params, uint32_t vocab_size,
+                           LogitRules* rules) {
+  if (params.bad_words_size() > kMaxBadWords) {
+    return Invalid("sampling.bad_words", params.bad_words_size(), " of at most ", kMaxBadWords);
+  }
+  for (int i = 0; i < params.bad_words_size(); ++i) {
+    const auto& ids = params.bad_words(i).token_ids();
+    const std::string field = absl::StrCat("sampling.bad_words[", i, "].token_ids");
+    if (ids.empty() || ids.size() > kMaxBadWordTokens) {
+      return Invalid(field, "expected 1 to ", kMaxBadWordTokens, " tokens, got ", ids.size());
+    }
+    ROLLCALL_RETURN_IF_ERROR(CheckTokens(field, ids, vocab_size));
+    rules->bad_words.emplace_back(ids.begin(), ids.end());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ParseSampling(const v1::SamplingParams& params, const RequestLimits& limits,
                            GenerationRequest* parsed) {
   SamplingOptions& options = parsed->sampling;
@@ -89,6 +161,15 @@ absl::Status ParseSampling(const v1::SamplingParams& params, const RequestLimits
     return Invalid("sampling.min_tokens", params.min_tokens(), " is above max_tokens ",
                    params.max_tokens());
   }
+  ROLLCALL_RETURN_IF_ERROR(ParsePenalties(params, &options.rules));
+  ROLLCALL_RETURN_IF_ERROR(ParseLogitBias(params, limits.vocab_size, &options.rules));
+  ROLLCALL_RETURN_IF_ERROR(ParseBadWords(params, limits.vocab_size, &options.rules));
+  if (params.top_logprobs() > kMaxTopLogprobs) {
+    return Invalid("sampling.top_logprobs", "expected 0 to ", kMaxTopLogprobs, ", got ",
+                   params.top_logprobs());
+  }
+  parsed->top_logprobs = params.top_logprobs();
+  parsed->prompt_logprobs = params.prompt_logprobs();
   parsed->stop.max_tokens = params.max_tokens();
   parsed->stop.min_tokens = params.min_tokens();
   parsed->stop.max_completion =

@@ -96,6 +96,37 @@ TEST(ParseGenerateRequestTest, HostileRequestsNameTheField) {
       {"sampling.top_p:", [](R& r) { r.mutable_sampling()->set_top_p(1.5); }},
       {"sampling.min_p:", [=](R& r) { r.mutable_sampling()->set_min_p(nan); }},
       {"sampling.min_p:", [](R& r) { r.mutable_sampling()->set_min_p(-0.1f); }},
+      {"sampling.repetition_penalty:",
+       [=](R& r) { r.mutable_sampling()->set_repetition_penalty(nan); }},
+      {"sampling.repetition_penalty:",
+       [](R& r) { r.mutable_sampling()->set_repetition_penalty(0); }},
+      {"sampling.presence_penalty:",
+       [=](R& r) { r.mutable_sampling()->set_presence_penalty(nan); }},
+      {"sampling.frequency_penalty:",
+       [](R& r) { r.mutable_sampling()->set_frequency_penalty(-101); }},
+      {"sampling.no_repeat_ngram_size:",
+       [](R& r) { r.mutable_sampling()->set_no_repeat_ngram_size(1025); }},
+      {"sampling.logit_bias[0].token_id:",
+       [](R& r) { r.mutable_sampling()->add_logit_bias()->set_token_id(100); }},
+      {"sampling.logit_bias[1].token_id:",
+       [](R& r) {
+         r.mutable_sampling()->add_logit_bias()->set_token_id(1);
+         r.mutable_sampling()->add_logit_bias()->set_token_id(1);
+       }},
+      {"sampling.logit_bias[0].bias:",
+       [=](R& r) { r.mutable_sampling()->add_logit_bias()->set_bias(nan); }},
+      {"sampling.logit_bias:",
+       [](R& r) {
+         for (int i = 0; i < 1025; ++i) r.mutable_sampling()->add_logit_bias();
+       }},
+      {"sampling.bad_words[0].token_ids:", [](R& r) { r.mutable_sampling()->add_bad_words(); }},
+      {"sampling.bad_words[0].token_ids[0]:",
+       [](R& r) { r.mutable_sampling()->add_bad_words()->add_token_ids(100); }},
+      {"sampling.bad_words:",
+       [](R& r) {
+         for (int i = 0; i < 257; ++i) r.mutable_sampling()->add_bad_words()->add_token_ids(1);
+       }},
+      {"sampling.top_logprobs:", [](R& r) { r.mutable_sampling()->set_top_logprobs(65); }},
       {"sampling.max_tokens:", [](R& r) { r.clear_sampling(); }},
       {"sampling.max_tokens:", [](R& r) { r.mutable_sampling()->set_max_tokens(51); }},
       {"sampling.min_tokens:", [](R& r) { r.mutable_sampling()->set_min_tokens(21); }},

@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<ActiveRequest>> ActiveRequest::Create(
     std::shared_ptr<RequestSink> sink) {
   std::unique_ptr<ActiveRequest> active(new ActiveRequest(std::move(request), std::move(sink)));
   const GenerationRequest& spec = active->request_;
+  active->prompt_complete_ = !spec.prompt_logprobs || spec.prompt.size() == 1;
   const bool decodes = spec.return_text || !spec.stop.strings.empty();
   for (const GenerationRequest::Sample& wanted : spec.samples) {
     Sample sample{.index = wanted.index,
@@ -64,7 +65,7 @@ absl::StatusOr<std::unique_ptr<ActiveRequest>> ActiveRequest::Create(
 GroupSpec ActiveRequest::group_spec() const {
   const uint32_t prompt = static_cast<uint32_t>(request_.prompt.size());
   const uint32_t longest = std::min(request_.stop.max_tokens, request_.stop.max_completion);
-  GroupSpec spec{.prompt_tokens = prompt, .samples = {}};
+  GroupSpec spec{.prompt_tokens = prompt, .whole_prompt = request_.prompt_logprobs, .samples = {}};
   for (const Sample& sample : samples_) {
     spec.samples.push_back({.prefix_tokens = static_cast<uint32_t>(sample.completion.size()),
                             .max_total_tokens = prompt + longest});
@@ -87,8 +88,28 @@ double ActiveRequest::UniformAt(uint32_t slot, uint32_t position) const {
                     request_.key.group_id(), samples_[slot].index, position);
 }
 
-absl::StatusOr<bool> ActiveRequest::Append(uint32_t slot, const SampledToken& sampled,
-                                           float logprob, const v1::PolicyVersion& version) {
+ActiveRequest::PromptRows ActiveRequest::WantedPromptRows(uint32_t begin, uint32_t end) const {
+  if (prompt_complete_) return {};
+  const uint32_t scored = static_cast<uint32_t>(prompt_logprobs_.size());
+  const uint32_t last = std::min(end, static_cast<uint32_t>(request_.prompt.size()) - 1);
+  if (begin > scored || last <= scored) return {};
+  return {.first = scored, .count = last - scored};
+}
+
+void ActiveRequest::AppendPromptLogProbs(std::span<const float> logprobs,
+                                         const v1::PolicyVersion& version) {
+  prompt_logprobs_.insert(prompt_logprobs_.end(), logprobs.begin(), logprobs.end());
+  if (prompt_logprobs_.size() + 1 < request_.prompt.size()) return;
+  prompt_complete_ = true;
+  output_.prompt_logprobs = std::exchange(prompt_logprobs_, {});
+  output_.prompt_policy_step = version.step();
+}
+
+void ActiveRequest::RestartPromptLogProbs() { prompt_logprobs_.clear(); }
+
+absl::StatusOr<bool> ActiveRequest::Append(uint32_t slot, Drawn drawn,
+                                           const v1::PolicyVersion& version) {
+  const SampledToken& sampled = drawn.sampled;
   Sample& sample = samples_[slot];
   const uint32_t offset = static_cast<uint32_t>(sample.completion.size());
   std::string text;
@@ -112,11 +133,12 @@ absl::StatusOr<bool> ActiveRequest::Append(uint32_t slot, const SampledToken& sa
   output_.tokens.push_back({.index = sample.index,
                             .offset = offset,
                             .token = sampled.token,
-                            .logprob = logprob,
+                            .logprob = drawn.logprob,
                             .sampling_logprob = sampled.sampling_logprob,
                             .kept_log_mass = sampled.kept_log_mass,
                             .policy_step = version.step(),
-                            .text = request_.return_text ? std::move(text) : std::string()});
+                            .text = request_.return_text ? std::move(text) : std::string(),
+                            .alternatives = std::move(drawn.alternatives)});
   if (cause.has_value()) End(sample, *cause);
   return cause.has_value();
 }

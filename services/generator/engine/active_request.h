@@ -37,12 +37,35 @@ class ActiveRequest {
   // The number that decides the token at `position` of the trajectory.
   double UniformAt(uint32_t slot, uint32_t position) const;
 
+  // What comes before a sample's next token. Valid until the next Append.
+  TokenHistory History(uint32_t slot) const {
+    return {.prompt = request_.prompt, .completion = samples_[slot].completion};
+  }
+
+  // A drawn token and its log-probs, in nats.
+  struct Drawn {
+    SampledToken sampled;
+    float logprob = 0;  // plain softmax at the sampling temperature
+    v1::TokenAlternatives alternatives;
+  };
   // One more token; true when it ends the sample. INTERNAL: the tokenizer failed.
-  absl::StatusOr<bool> Append(uint32_t slot, const SampledToken& sampled, float logprob,
-                              const v1::PolicyVersion& version);
+  absl::StatusOr<bool> Append(uint32_t slot, Drawn drawn, const v1::PolicyVersion& version);
+
+  // How many of the prompt's log-probs are still wanted from a chunk that begins at or before
+  // prompt token `begin` and whose rows end before token `end`: those of the rows
+  // [first, first + count). A row scores the token after it.
+  struct PromptRows {
+    uint32_t first = 0;
+    uint32_t count = 0;
+  };
+  PromptRows WantedPromptRows(uint32_t begin, uint32_t end) const;
+  // Log-probs of the tokens after the wanted rows, in order.
+  void AppendPromptLogProbs(std::span<const float> logprobs, const v1::PolicyVersion& version);
+  // The weights changed: log-probs of a prompt that is not complete start again.
+  void RestartPromptLogProbs();
 
   bool done() const { return ended_ == samples_.size(); }
-  bool has_output() const { return !output_.tokens.empty(); }
+  bool has_output() const { return !output_.tokens.empty() || !output_.prompt_logprobs.empty(); }
   RequestOutput TakeOutput() { return std::exchange(output_, {}); }
 
  private:
@@ -63,6 +86,8 @@ class ActiveRequest {
   const std::shared_ptr<RequestSink> sink_;
   std::vector<Sample> samples_;
   uint32_t ended_ = 0;
+  std::vector<float> prompt_logprobs_;  // until complete
+  bool prompt_complete_ = false;
   RequestOutput output_;
 };
 

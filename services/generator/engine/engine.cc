@@ -1,6 +1,7 @@
 #include "services/generator/engine/engine.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,13 +30,21 @@ Engine::Engine(const Options& options, std::unique_ptr<ModelRunner> runner,
       runner_(std::move(runner)),
       tokenizer_(std::move(tokenizer)),
       metrics_(metrics),
-      scheduler_(options.scheduler),
+      scheduler_(options.scheduler, options.prefix_cache ? TokensOf() : nullptr),
       version_(options.version) {
   Publish();
   thread_ = std::thread([this] { Run(); });
 }
 
 Engine::~Engine() { Stop(); }
+
+Scheduler::TokensOf Engine::TokensOf() const {
+  return [this](SampleId sample, uint32_t begin, uint32_t count, std::vector<uint32_t>* tokens) {
+    const Running& running = requests_.at(request_of_sample_.at(sample));
+    running.request->AppendTokens(static_cast<uint32_t>(sample - running.first_sample), begin,
+                                  count, tokens);
+  };
+}
 
 absl::StatusOr<Engine::RequestId> Engine::Submit(GenerationRequest request,
                                                  std::shared_ptr<RequestSink> sink) {
@@ -172,6 +181,7 @@ void Engine::Apply(const Swap& swap) {
     const auto current = it++;
     const absl::Status status =
         CheckVersion(current->second.request->request().min_version, version_);
+    current->second.request->RestartPromptLogProbs();
     if (!status.ok()) Finish(current, Annotate(status, "the weights changed"));
   }
   const absl::Duration elapsed = options_.clock->Now() - start;
@@ -192,10 +202,14 @@ void Engine::Step() {
   const StepPlan plan = scheduler_.Plan();
   std::vector<SampleId> finished;
   absl::Status status = RunModel(plan);
+  if (status.ok()) status = ScorePrompts(plan);
   if (status.ok()) status = DrawAll(plan, &finished);
   ++steps_;
   metrics_->steps.Increment();
   metrics_->preemptions.Increment(static_cast<double>(plan.preempted.size()));
+  metrics_->prefix_cache_lookups.Increment(plan.cache_lookups);
+  metrics_->prefix_cache_hits.Increment(plan.cache_hits);
+  metrics_->prefix_cache_hit_tokens.Increment(plan.cache_hit_tokens);
   if (!status.ok()) {
     FailPlanned(plan, status);
     return;
@@ -248,39 +262,89 @@ absl::Status Engine::DrawAll(const StepPlan& plan, std::vector<SampleId>* finish
       rows.push_back(plan.draws[end].row);
     }
     ROLLCALL_ASSIGN_OR_RETURN(const std::span<const float> logits, runner_->Logits(rows));
-    std::vector<absl::StatusOr<Drawn>> drawn(end - begin, absl::StatusOr<Drawn>(Drawn{}));
+    std::vector<absl::StatusOr<ActiveRequest::Drawn>> drawn(end - begin, ActiveRequest::Drawn{});
     runner_->Parallel(drawn.size(), drawn.size() * vocab * kDrawWork, [&](size_t i) {
       const StepDraw& draw = plan.draws[begin + i];
       const size_t index = static_cast<size_t>(logits_index_of_row_[draw.row]);
       drawn[i] = DrawOne(draw, logits.subspan(index * vocab, vocab));
     });
-    for (const absl::StatusOr<Drawn>& result : drawn) {
+    for (absl::StatusOr<ActiveRequest::Drawn>& result : drawn) {
       ROLLCALL_RETURN_IF_ERROR(result.status());
       const SampleId id = plan.draws[begin++].sample;
       const Running& running = requests_.at(request_of_sample_.at(id));
       ROLLCALL_ASSIGN_OR_RETURN(
           const bool ended,
-          running.request->Append(static_cast<uint32_t>(id - running.first_sample), result->sampled,
-                                  result->logprob, *version_));
+          running.request->Append(static_cast<uint32_t>(id - running.first_sample),
+                                  *std::move(result), *version_));
       if (ended) finished->push_back(id);
     }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Engine::Drawn> Engine::DrawOne(const StepDraw& draw,
-                                              std::span<const float> logits) const {
+absl::Status Engine::ScorePrompts(const StepPlan& plan) {
+  for (const StepChunk& chunk : plan.chunks) {
+    Running& running = requests_.at(request_of_sample_.at(chunk.sample));
+    ROLLCALL_RETURN_IF_ERROR(ScorePrompt(*running.request, chunk));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::ScorePrompt(ActiveRequest& request, const StepChunk& chunk) {
+  const auto wanted = request.WantedPromptRows(chunk.begin, chunk.begin + chunk.count);
+  const size_t vocab = runner_->vocab_size();
+  const uint32_t rows_at_once = static_cast<uint32_t>(std::max<size_t>(1, kMaxLogits / vocab));
+  const float asked = request.request().sampling.temperature;
+  const double temperature = asked == 0 ? 1.0 : asked;
+  const uint32_t end = wanted.first + wanted.count;
+  for (uint32_t first = wanted.first; first < end; first += rows_at_once) {
+    const uint32_t count = std::min(end - first, rows_at_once);
+    std::vector<uint32_t> rows(count);
+    std::iota(rows.begin(), rows.end(), chunk.first_row + (first - chunk.begin));
+    ROLLCALL_ASSIGN_OR_RETURN(const std::span<const float> logits, runner_->Logits(rows));
+    std::vector<float> logprobs(count);
+    runner_->Parallel(count, count * vocab * kDrawWork, [&](size_t i) {
+      logprobs[i] = runner_->TokenLogProb(logits.subspan(i * vocab, vocab), temperature,
+                                          request.request().prompt[first + i + 1]);
+    });
+    request.AppendPromptLogProbs(logprobs, *version_);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ActiveRequest::Drawn> Engine::DrawOne(const StepDraw& draw,
+                                                     std::span<const float> logits) const {
   thread_local TokenSampler sampler;
   const Running& running = requests_.at(request_of_sample_.at(draw.sample));
   const ActiveRequest& request = *running.request;
   const uint32_t slot = static_cast<uint32_t>(draw.sample - running.first_sample);
   const SamplingOptions& options = request.request().sampling;
-  Drawn drawn;
-  ROLLCALL_ASSIGN_OR_RETURN(
-      drawn.sampled, sampler.Sample(logits, options, request.UniformAt(slot, draw.position)));
+  ActiveRequest::Drawn drawn;
+  ROLLCALL_ASSIGN_OR_RETURN(drawn.sampled,
+                            sampler.Sample(logits, options, request.UniformAt(slot, draw.position),
+                                           request.History(slot)));
   const double temperature = options.temperature == 0 ? 1.0 : options.temperature;
   drawn.logprob = runner_->TokenLogProb(logits, temperature, drawn.sampled.token);
+  if (request.request().top_logprobs > 0) {
+    drawn.alternatives = MostLikely(logits, temperature, request.request().top_logprobs);
+  }
   return drawn;
+}
+
+v1::TokenAlternatives Engine::MostLikely(std::span<const float> logits, double temperature,
+                                         uint32_t count) const {
+  std::vector<uint32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0u);
+  const auto end = order.begin() + std::min<size_t>(count, order.size());
+  std::partial_sort(order.begin(), end, order.end(), [&logits](uint32_t a, uint32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  v1::TokenAlternatives alternatives;
+  for (auto token = order.begin(); token != end; ++token) {
+    alternatives.add_token_ids(*token);
+    alternatives.add_logprobs(runner_->TokenLogProb(logits, temperature, *token));
+  }
+  return alternatives;
 }
 
 void Engine::FailPlanned(const StepPlan& plan, const absl::Status& status) {
@@ -328,6 +392,8 @@ void Engine::Publish() {
   metrics_->waiting_samples.Set(waiting);
   metrics_->kv_tokens_total.Set(static_cast<double>(total));
   metrics_->kv_tokens_free.Set(static_cast<double>(free));
+  metrics_->prefix_cache_tokens.Set(
+      static_cast<double>(scheduler_.num_cached_blocks() * block_tokens));
   metrics_->policy_step.Set(version_ ? static_cast<double>(version_->step()) : -1.0);
   metrics_->policy_lineage.Set(version_ ? static_cast<double>(version_->lineage()) : -1.0);
   // Room comes when as many samples as wait have finished; at most 10 s, so that an idle generator

@@ -40,6 +40,8 @@ class Engine {
  public:
   struct Options {
     SchedulerOptions scheduler;
+    // Keep full blocks of the cache for later requests that begin with the same tokens.
+    bool prefix_cache = true;
     // The version of the weights that the runner holds already; unset: none, requests are refused
     // until a swap.
     std::optional<v1::PolicyVersion> version;
@@ -118,6 +120,7 @@ class Engine {
     SampleId first_sample;
   };
 
+  Scheduler::TokensOf TokensOf() const;
   void Run();
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
@@ -127,12 +130,14 @@ class Engine {
   absl::Status RunModel(const StepPlan& plan);
   // Draws the plan's tokens; ids of samples that are complete now go to `finished`.
   absl::Status DrawAll(const StepPlan& plan, std::vector<SampleId>* finished);
-  // A drawn token and its log-prob. Called by several threads at once.
-  struct Drawn {
-    SampledToken sampled;
-    float logprob = 0;
-  };
-  absl::StatusOr<Drawn> DrawOne(const StepDraw& draw, std::span<const float> logits) const;
+  // The log-probs of prompt tokens that the plan's rows give and their requests want.
+  absl::Status ScorePrompts(const StepPlan& plan);
+  absl::Status ScorePrompt(ActiveRequest& request, const StepChunk& chunk);
+  // Called by several threads at once.
+  absl::StatusOr<ActiveRequest::Drawn> DrawOne(const StepDraw& draw,
+                                               std::span<const float> logits) const;
+  v1::TokenAlternatives MostLikely(std::span<const float> logits, double temperature,
+                                   uint32_t count) const;
   void FailPlanned(const StepPlan& plan, const absl::Status& status);
   void Finish(std::map<RequestId, Running>::iterator it, const absl::Status& status);
   void FailAll(const absl::Status& status);

@@ -19,6 +19,16 @@ struct EngineMetrics {
                                            metrics::ExponentialBuckets(0.0005, 2, 16))),
         preemptions(registry.AddCounter("rollcall_generator_preemptions_total",
                                         "Samples that lost their cache blocks to older ones.")),
+        prefix_cache_lookups(
+            registry.AddCounter("rollcall_generator_prefix_cache_lookups_total",
+                                "Samples that started and looked for their beginning.")),
+        prefix_cache_hits(registry.AddCounter("rollcall_generator_prefix_cache_hits_total",
+                                              "Samples that found some of it.")),
+        prefix_cache_hit_tokens(
+            registry.AddCounter("rollcall_generator_prefix_cache_hit_tokens_total",
+                                "Tokens that were not computed again for it.")),
+        prefix_cache_tokens(registry.AddGauge("rollcall_generator_prefix_cache_tokens",
+                                              "Tokens that the prefix cache knows.")),
         running_samples(registry.AddGauge("rollcall_generator_running_samples",
                                           "Samples that hold a slot of the batch.")),
         waiting_samples(registry.AddGauge("rollcall_generator_waiting_samples",
@@ -48,6 +58,10 @@ struct EngineMetrics {
   metrics::Counter& steps;
   metrics::Histogram& step_seconds;
   metrics::Counter& preemptions;
+  metrics::Counter& prefix_cache_lookups;
+  metrics::Counter& prefix_cache_hits;
+  metrics::Counter& prefix_cache_hit_tokens;
+  metrics::Gauge& prefix_cache_tokens;
   metrics::Gauge& running_samples;
   metrics::Gauge& waiting_samples;
   metrics::Gauge& kv_tokens_total;

@@ -26,6 +26,8 @@ struct GenerationRequest {
   StopConditions stop;
   std::optional<v1::PolicyVersion> min_version;
   bool return_text = false;
+  uint32_t top_logprobs = 0;
+  bool prompt_logprobs = false;
 };
 
 // One drawn token, as it goes to the caller.
@@ -34,14 +36,19 @@ struct TokenOutput {
   uint32_t offset = 0;  // within the completion
   uint32_t token = 0;
   float logprob = 0;           // nats
-  float sampling_logprob = 0;  // nats; meaningful where the request truncates
-  float kept_log_mass = 0;     // nats; likewise
+  float sampling_logprob = 0;  // nats; meaningful where sampling.reshapes()
+  float kept_log_mass = 0;     // nats; meaningful where sampling.keeps_mass()
   uint64_t policy_step = 0;
-  std::string text;  // with return_text
+  std::string text;                    // with return_text
+  v1::TokenAlternatives alternatives;  // with top_logprobs
 };
 
-// What one engine step made for one request. The tokens of a sample come before its end.
+// What one engine step made for one request. The prompt's log-probs come before all tokens, the
+// tokens of a sample before its end.
 struct RequestOutput {
+  // Of prompt tokens 1, 2, …; in the one output that completes them, else empty.
+  std::vector<float> prompt_logprobs;
+  uint64_t prompt_policy_step = 0;
   std::vector<TokenOutput> tokens;
   std::vector<v1::SampleEnd> ends;
 };

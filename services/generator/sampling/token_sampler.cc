@@ -19,8 +19,10 @@ double Sum(std::span<const double> weights) {
 
 }  // namespace
 
-absl::StatusOr<SampledToken> TokenSampler::Sample(std::span<const float> logits,
-                                                  const SamplingOptions& options, double uniform) {
+absl::StatusOr<SampledToken> TokenSampler::Sample(std::span<const float> model_logits,
+                                                  const SamplingOptions& options, double uniform,
+                                                  const TokenHistory& history) {
+  const std::span<const float> logits = processor_.Apply(model_logits, options.rules, history);
   if (options.temperature == 0) {
     ROLLCALL_ASSIGN_OR_RETURN(const size_t best, FirstArgmax(logits));
     return SampledToken{.token = static_cast<uint32_t>(best)};
@@ -45,15 +47,19 @@ absl::StatusOr<SampledToken> TokenSampler::Sample(std::span<const float> logits,
   }
   if (token == weights_.size()) token = last_kept;
   SampledToken sampled{.token = static_cast<uint32_t>(token)};
-  if (options.truncates()) {
+  if (options.reshapes()) {
     sampled.sampling_logprob = static_cast<float>(std::min(0.0, std::log(weights_[token] / kept)));
+  }
+  if (options.keeps_mass()) {
     sampled.kept_log_mass = static_cast<float>(std::min(0.0, std::log(kept / whole)));
   }
   return sampled;
 }
 
-absl::StatusOr<TokenSampler::Kept> TokenSampler::KeptTokens(std::span<const float> logits,
-                                                            const SamplingOptions& options) {
+absl::StatusOr<TokenSampler::Kept> TokenSampler::KeptTokens(std::span<const float> model_logits,
+                                                            const SamplingOptions& options,
+                                                            const TokenHistory& history) {
+  const std::span<const float> logits = processor_.Apply(model_logits, options.rules, history);
   weights_.resize(logits.size());
   ROLLCALL_RETURN_IF_ERROR(SoftmaxWeights(logits, options.temperature, weights_).status());
   Truncate(logits, options);

@@ -18,19 +18,30 @@
 namespace rollcall::generator {
 namespace {
 
-// The few float32 tensors of the golden file. Written by us, so read without the checks of a real
-// reader.
-std::map<std::string, std::vector<float>> ReadTensors(const std::string& bytes) {
+struct Tensors {
+  std::map<std::string, std::vector<float>> floats;
+  std::map<std::string, std::vector<uint32_t>> tokens;
+};
+
+// The few tensors of the golden file. Written by us, so read without the checks of a real reader.
+Tensors ReadTensors(const std::string& bytes) {
   uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), 8);
   const auto header = nlohmann::json::parse(bytes.substr(8, header_size));
-  std::map<std::string, std::vector<float>> tensors;
+  Tensors tensors;
   for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__" || entry["dtype"] != "F32") continue;
+    if (name == "__metadata__") continue;
     const uint64_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
-    std::vector<float> values((end - begin) / 4);
-    std::memcpy(values.data(), bytes.data() + 8 + header_size + begin, end - begin);
-    tensors[name] = std::move(values);
+    const char* const data = bytes.data() + 8 + header_size + begin;
+    if (entry["dtype"] == "F32") {
+      std::vector<float>& values = tensors.floats[name];
+      values.resize((end - begin) / 4);
+      std::memcpy(values.data(), data, end - begin);
+    } else if (entry["dtype"] == "I64") {
+      std::vector<int64_t> values((end - begin) / 8);
+      std::memcpy(values.data(), data, end - begin);
+      tensors.tokens[name].assign(values.begin(), values.end());
+    }
   }
   return tensors;
 }
@@ -50,15 +61,18 @@ TEST(TokenSamplerGoldenTest, KeepsWhatTransformersKeeps) {
     const std::string name = test_case["name"];
     SCOPED_TRACE(name);
     const auto& settings = test_case["settings"];
-    if (settings.contains("repetition_penalty") || settings.contains("no_repeat_ngram_size"))
-      continue;
-    const SamplingOptions options{.temperature = settings.value("temperature", 1.0f),
-                                  .top_k = settings.value("top_k", 0u),
-                                  .top_p = settings.value("top_p", 1.0f),
-                                  .min_p = settings.value("min_p", 0.0f)};
-    const auto& logits = tensors.at("in/" + std::string(test_case["logits"]));
-    const auto& expected = tensors.at("probs/" + name);
-    const auto kept = sampler.KeptTokens(logits, options);
+    const SamplingOptions options{
+        .temperature = settings.value("temperature", 1.0f),
+        .top_k = settings.value("top_k", 0u),
+        .top_p = settings.value("top_p", 1.0f),
+        .min_p = settings.value("min_p", 0.0f),
+        .rules = {.repetition_penalty = settings.value("repetition_penalty", 1.0f),
+                  .no_repeat_ngram_size = settings.value("no_repeat_ngram_size", 0u)}};
+    const std::string input = test_case["logits"];
+    const auto& logits = tensors.floats.at("in/" + input);
+    const std::vector<uint32_t>& history = tensors.tokens.at("history/" + input);
+    const auto& expected = tensors.floats.at("probs/" + name);
+    const auto kept = sampler.KeptTokens(logits, options, {.prompt = history, .completion = {}});
     ASSERT_TRUE(kept.ok()) << kept.status();
     ++compared;
     if (!test_case["top_p_margin"].is_null() && test_case["top_p_margin"] < 1e-6) continue;
@@ -80,7 +94,7 @@ TEST(TokenSamplerGoldenTest, KeepsWhatTransformersKeeps) {
       EXPECT_TRUE(theirs[i] == 0 || ours[i] > 0) << i;
     }
   }
-  EXPECT_EQ(compared, 204);
+  EXPECT_EQ(compared, 251);
 }
 
 }  // namespace

@@ -95,6 +95,25 @@ TEST(TokenSamplerTest, MinPComparesWithTheLargest) {
   EXPECT_THAT(sampler.KeptTokens(Logits(), {.min_p = 1.0f})->tokens, ElementsAre(1));
 }
 
+TEST(TokenSamplerTest, RulesChangeWhatIsDrawnAndItsLogProb) {
+  TokenSampler sampler;
+  const std::vector<uint32_t> completion = {1};
+  const SamplingOptions banned{.rules = {.no_repeat_ngram_size = 1}};
+  const auto sampled =
+      sampler.Sample(Logits(), banned, 0.0, {.prompt = {}, .completion = completion});
+  ASSERT_TRUE(sampled.ok());
+  EXPECT_EQ(sampled->token, 0u);
+  EXPECT_NEAR(sampled->sampling_logprob, std::log(0.1 / 0.6), 1e-6);
+  EXPECT_EQ(sampled->kept_log_mass, 0.0f);
+  const SamplingOptions greedy{.temperature = 0, .rules = {.presence_penalty = 2}};
+  EXPECT_EQ(sampler.Sample(Logits(), greedy, 0, {.prompt = {}, .completion = completion})->token,
+            3u);
+  // Truncation works on the changed logits: 0.1, 0.2, 0.3 are left.
+  const SamplingOptions both{.top_k = 2, .rules = banned.rules};
+  EXPECT_THAT(sampler.KeptTokens(Logits(), both, {.prompt = {}, .completion = completion})->tokens,
+              ElementsAre(2, 3));
+}
+
 TEST(TokenSamplerTest, FrequenciesFollowTheProbabilities) {
   TokenSampler sampler;
   constexpr int kDraws = 200000;

@@ -20,11 +20,20 @@ void Collect(const v1::GenerateResponse& message, Outcome* outcome) {
   EXPECT_EQ(message.has_header(), outcome->messages == 0);
   if (message.has_header()) outcome->header = message.header();
   ++outcome->messages;
+  if (message.has_prompt_logprobs()) {
+    EXPECT_TRUE(outcome->samples.empty()) << "the prompt's log-probs come after tokens";
+    EXPECT_EQ(message.prompt_logprobs().offset(), outcome->prompt_logprobs.size() + 1);
+    outcome->prompt_logprobs.insert(outcome->prompt_logprobs.end(),
+                                    message.prompt_logprobs().logprobs().begin(),
+                                    message.prompt_logprobs().logprobs().end());
+  }
   for (const v1::SampleDelta& delta : message.deltas()) {
     Outcome::Sample& sample = outcome->samples[delta.index()];
     EXPECT_TRUE(sample.ends.empty()) << "tokens after the end of sample " << delta.index();
     EXPECT_EQ(delta.token_ids_size(), delta.logprobs_size());
-    EXPECT_EQ(delta.sampling_logprobs_size(), delta.kept_log_mass_size());
+    if (!delta.kept_log_mass().empty()) {
+      EXPECT_EQ(delta.sampling_logprobs_size(), delta.kept_log_mass_size());
+    }
     if (!sample.tokens.empty()) {
       EXPECT_GE(delta.offset(), sample.tokens.size());  // more by the length of a prefix
     }
@@ -35,6 +44,8 @@ void Collect(const v1::GenerateResponse& message, Outcome* outcome) {
                                     delta.sampling_logprobs().end());
     sample.kept_log_mass.insert(sample.kept_log_mass.end(), delta.kept_log_mass().begin(),
                                 delta.kept_log_mass().end());
+    sample.alternatives.insert(sample.alternatives.end(), delta.alternatives().begin(),
+                               delta.alternatives().end());
     sample.text += delta.text();
   }
   for (const v1::SampleEnd& end : message.ends()) outcome->samples[end.index()].ends.push_back(end);

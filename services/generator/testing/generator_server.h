@@ -28,11 +28,13 @@ struct Outcome {
     std::vector<float> logprobs;
     std::vector<float> sampling_logprobs;
     std::vector<float> kept_log_mass;
+    std::vector<v1::TokenAlternatives> alternatives;
     std::string text;
     std::vector<v1::SampleEnd> ends;
   };
   absl::Status status;
   v1::GenerateHeader header;
+  std::vector<float> prompt_logprobs;
   std::map<uint32_t, Sample> samples;
   int messages = 0;
   std::string retry_after_ms;  // trailer; empty: none
