@@ -17,9 +17,10 @@ generator, generator_grpc = contract("generator")
 identity, _ = contract("identity")
 weights, weights_grpc = contract("weights")
 
+# Two slots: a crowd takes long enough to be interrupted, also on a fast machine.
 CONFIG = """
 model: {{path: {model}}}
-generator: {{threads: 1, kv_cache_bytes: 16777216, max_waiting_samples: 64}}
+generator: {{threads: 1, kv_cache_bytes: 16777216, max_waiting_samples: 64, max_running_samples: 2}}
 """
 
 
