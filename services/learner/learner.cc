@@ -149,7 +149,7 @@ absl::Status Learner::StartRollouts() {
                           {.version = identity_,
                            .numerics = model::FingerprintOf(decoder),
                            .vocab_size = static_cast<uint32_t>(decoder.config().vocab_size)},
-                          tokenizer_, ledger_.get(), control_));
+                          tokenizer_, ledger_.get(), control_, metrics_));
   if (rl) {
     coordinator_ = stack->MakeCoordinator(std::move(start), DrawFrom(data_.prompts.get(), context));
     source_ = coordinator_;
@@ -410,6 +410,7 @@ absl::Status Learner::Finish(bool completed) {
   if (trainer_->step() > 0) ROLLCALL_RETURN_IF_ERROR(SaveCheckpoint());
   if (!completed) return absl::OkStatus();
   control_->SetPhase(v1::LEARNER_PHASE_SAVING);
+  ROLLCALL_RETURN_IF_ERROR(CheckNotFenced());
   ROLLCALL_RETURN_IF_ERROR(trainer_->ExportModel(run_dir_ + "/final"));
   LogInfo("training finished", {{"steps", trainer_->step()}, {"model", run_dir_ + "/final"}});
   return absl::OkStatus();

@@ -3,6 +3,7 @@
 #include <map>
 #include <string>
 
+#include "absl/status/status.h"
 #include "common/metrics/registry.h"
 #include "rollcall/v1/learner.pb.h"
 
@@ -18,6 +19,8 @@ struct LearnerMetrics {
         groups_trained(Ended("trained")),
         groups_filtered(Ended("filtered")),
         groups_in_flight(Ended("in_flight")),
+        generators_serving(registry.AddGauge("rollcall_learner_generators_serving",
+                                             "Generators that serve the current version.")),
         step_seconds(registry.AddHistogram("rollcall_learner_step_seconds",
                                            "Duration of a step, waiting for rollouts included.",
                                            metrics::ExponentialBuckets(0.01, 2, 18))),
@@ -39,6 +42,14 @@ struct LearnerMetrics {
     }
   }
 
+  // A call to "generator", "reward" or "reference" that failed.
+  void CountFault(const std::string& service, const absl::Status& status) {
+    registry
+        .AddCounter("rollcall_learner_call_faults_total", "Calls to other services that failed.",
+                    {{"service", service}, {"code", absl::StatusCodeToString(status.code())}})
+        .Increment();
+  }
+
   // Every figure of a step, under the name it has in metrics.jsonl.
   void SetStepValues(const std::map<std::string, double>& values) {
     for (const auto& [name, value] : values) {
@@ -56,6 +67,7 @@ struct LearnerMetrics {
   metrics::Gauge& groups_trained;
   metrics::Gauge& groups_filtered;
   metrics::Gauge& groups_in_flight;
+  metrics::Gauge& generators_serving;
   metrics::Histogram& step_seconds;
   metrics::Histogram& checkpoint_seconds;
 

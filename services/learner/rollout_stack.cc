@@ -46,21 +46,23 @@ bool NeedsReference(const v1::RunConfig& config) {
 
 absl::StatusOr<std::unique_ptr<RolloutStack>> RolloutStack::Start(
     const v1::RunConfig& config, const RolloutIdentity& identity,
-    std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger, RunControl* control) {
+    std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger, RunControl* control,
+    LearnerMetrics* metrics) {
   auto stack = std::unique_ptr<RolloutStack>(
-      new RolloutStack(config, identity, std::move(tokenizer), ledger, control));
+      new RolloutStack(config, identity, std::move(tokenizer), ledger, control, metrics));
   ROLLCALL_RETURN_IF_ERROR(stack->Connect());
   return stack;
 }
 
 RolloutStack::RolloutStack(const v1::RunConfig& config, RolloutIdentity identity,
                            std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger,
-                           RunControl* control)
+                           RunControl* control, LearnerMetrics* metrics)
     : config_(config),
       identity_(std::move(identity)),
       tokenizer_(std::move(tokenizer)),
       ledger_(ledger),
       control_(control),
+      metrics_(metrics),
       with_reference_(NeedsReference(config)) {}
 
 RolloutStack::~RolloutStack() { Stop(); }
@@ -97,7 +99,11 @@ absl::Status RolloutStack::Connect() {
                          .vocab_size = identity_.vocab_size,
                          .generate_timeout = absl::Seconds(rpc.generate_timeout()),
                          .score_timeout = absl::Seconds(rpc.score_timeout()),
-                         .logprob_timeout = absl::Seconds(rpc.logprob_timeout())},
+                         .logprob_timeout = absl::Seconds(rpc.logprob_timeout()),
+                         .on_fault =
+                             [this](const char* service, const absl::Status& status) {
+                               metrics_->CountFault(service, status);
+                             }},
       services_, pool_.get(), &versions_,
       [tokenizer = tokenizer_](std::span<const uint32_t> ids) {
         return tokenizer->Decode(ids, /*skip_special=*/true);
@@ -126,10 +132,18 @@ void RolloutStack::Publish(PreparedVersionPtr version) {
 
 void RolloutStack::OnServing(size_t generator, uint64_t step) {
   pool_->MarkServing(generator, step);
+  CountServing();
 }
 
 void RolloutStack::OnUnusable(size_t generator, const std::string& why) {
   pool_->MarkUnusable(generator, why);
+  CountServing();
+}
+
+void RolloutStack::CountServing() {
+  const std::optional<v1::PolicyVersion> version = versions_.Current();
+  metrics_->generators_serving.Set(
+      version ? static_cast<double>(pool_->CountServing(version->step())) : 0);
 }
 
 void RolloutStack::OnFatal(const absl::Status& status) { control_->Fail(status); }
@@ -137,9 +151,11 @@ void RolloutStack::OnFatal(const absl::Status& status) { control_->Fail(status);
 absl::Status RolloutStack::AwaitServices() {
   const absl::Time deadline = absl::Now() + absl::Seconds(config_.rpc().connect_timeout());
   ROLLCALL_RETURN_IF_ERROR(AwaitReward(deadline));
+  std::string reference_hash;
   for (size_t i = 0; i < services_.references.size(); ++i) {
-    ROLLCALL_RETURN_IF_ERROR(AwaitReference(i, deadline));
+    ROLLCALL_RETURN_IF_ERROR(AwaitReference(i, deadline, &reference_hash));
   }
+  runner_->PinReference(reference_hash);
   return AwaitGenerators(deadline);
 }
 
@@ -159,7 +175,8 @@ absl::Status RolloutStack::AwaitReward(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline) {
+absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline,
+                                          std::string* manifest_hash) {
   const std::string who = absl::StrCat("the reference at ", services_.reference_addresses[index]);
   control_->SetPhase(v1::LEARNER_PHASE_WAITING, who);
   const auto stub = v1::LogProb::NewStub(services_.references[index]);
@@ -179,6 +196,11 @@ absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline) {
                      " has another tokenizer than the policy: its log-probs would be of "
                      "other texts"));
   }
+  if (!manifest_hash->empty() && *manifest_hash != description.manifest_hash()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(who, " holds other weights than ", services_.reference_addresses.front()));
+  }
+  *manifest_hash = description.manifest_hash();
   return absl::OkStatus();
 }
 
@@ -235,7 +257,7 @@ RolloutCoordinator* RolloutStack::MakeCoordinator(CoordinatorOptions options, Pr
   return coordinator_.get();
 }
 
-Evaluator* RolloutStack::MakeEvaluator(std::vector<GroupPrompt> prompts) {
+Evaluator* RolloutStack::MakeEvaluator(std::vector<v1::PromptRow> prompts) {
   EvaluatorOptions options;
   options.run_id = identity_.version.run_id;
   options.lineage = identity_.version.lineage;

@@ -12,6 +12,7 @@
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/config.pb.h"
 #include "rollcall/v1/logprob.grpc.pb.h"
+#include "services/learner/learner_metrics.h"
 #include "services/learner/publish/published_versions.h"
 #include "services/learner/publish/weight_publisher.h"
 #include "services/learner/rollout/coordinator.h"
@@ -40,7 +41,8 @@ class RolloutStack final : public GeneratorObserver {
   // one is needed.
   static absl::StatusOr<std::unique_ptr<RolloutStack>> Start(
       const v1::RunConfig& config, const RolloutIdentity& identity,
-      std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger, RunControl* control);
+      std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger, RunControl* control,
+      LearnerMetrics* metrics);
   // Stops.
   ~RolloutStack() override;
 
@@ -55,7 +57,7 @@ class RolloutStack final : public GeneratorObserver {
   // The source of training batches. `options` gives where to start; what the configuration decides
   // is filled in here.
   RolloutCoordinator* MakeCoordinator(CoordinatorOptions options, PromptFn prompts);
-  Evaluator* MakeEvaluator(std::vector<GroupPrompt> prompts);
+  Evaluator* MakeEvaluator(std::vector<v1::PromptRow> prompts);
 
   // Wakes Next and Run with `status`. Any thread.
   void Interrupt(const absl::Status& status);
@@ -72,12 +74,14 @@ class RolloutStack final : public GeneratorObserver {
  private:
   RolloutStack(const v1::RunConfig& config, RolloutIdentity identity,
                std::shared_ptr<const text::Tokenizer> tokenizer, Ledger* ledger,
-               RunControl* control);
+               RunControl* control, LearnerMetrics* metrics);
 
   absl::Status Connect();
   absl::Status AwaitGenerators(absl::Time deadline);
   absl::Status AwaitReward(absl::Time deadline);
-  absl::Status AwaitReference(size_t index, absl::Time deadline);
+  // `manifest_hash`: of the references asked before, empty for the first; filled in.
+  absl::Status AwaitReference(size_t index, absl::Time deadline, std::string* manifest_hash);
+  void CountServing();
   GroupSpec SpecOf(uint32_t samples, float temperature) const;
 
   const v1::RunConfig config_;
@@ -85,6 +89,7 @@ class RolloutStack final : public GeneratorObserver {
   const std::shared_ptr<const text::Tokenizer> tokenizer_;
   Ledger* const ledger_;
   RunControl* const control_;
+  LearnerMetrics* const metrics_;
   const bool with_reference_;
 
   RolloutServices services_;

@@ -10,16 +10,16 @@
 namespace rollcall::learner {
 namespace {
 
-absl::StatusOr<std::vector<GroupPrompt>> EvaluationPrompts(const v1::RunConfig& config,
-                                                           const text::Tokenizer& tokenizer) {
-  std::vector<GroupPrompt> prompts;
+absl::StatusOr<std::vector<v1::PromptRow>> EvaluationPrompts(const v1::RunConfig& config,
+                                                             const text::Tokenizer& tokenizer) {
+  std::vector<v1::PromptRow> prompts;
   if (config.data().evaluation().empty()) return prompts;
   ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
                             LoadPrompts(config.data(), config.data().evaluation(), tokenizer));
   const uint32_t limit = config.evaluation().max_prompts();
   for (v1::PromptRow& row : set.rows) {
     if (limit > 0 && prompts.size() == limit) break;
-    prompts.push_back({.row = std::move(row), .messages = {}});
+    prompts.push_back(std::move(row));
   }
   return prompts;
 }
@@ -51,8 +51,8 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
 PromptFn DrawFrom(const PromptSource* source, uint32_t context_length) {
   return [source, context_length](uint64_t group_id) -> absl::StatusOr<PromptDraw> {
     PromptDraw draw;
-    draw.prompt.row = source->PromptAt(group_id);
-    const int tokens = draw.prompt.row.token_ids_size();
+    draw.prompt = source->PromptAt(group_id);
+    const int tokens = draw.prompt.token_ids_size();
     if (static_cast<uint32_t>(tokens) >= context_length) {
       draw.too_long = absl::StrCat(
           tokens, " tokens leave no room for a completion in a context of ", context_length);

@@ -19,7 +19,7 @@ struct TrainingData {
   std::unique_ptr<PromptSource> prompts;        // rl
   std::unique_ptr<BatchSource> demonstrations;  // sft
   // Held-out prompts, the first evaluation.max_prompts of them.
-  std::vector<GroupPrompt> evaluation;
+  std::vector<v1::PromptRow> evaluation;
 };
 
 // Reads and tokenises all of it; `context_length` bounds a demonstration. Statuses of LoadPrompts

@@ -31,6 +31,17 @@ absl::StatusOr<std::string> ChatPrompt(const RowPlace& place, const std::string&
                   absl::StrCat(place.path, ":", place.line, ": column \"", column, "\""));
 }
 
+// For verifiers. A content of several parts, or with more than its text, stands as JSON.
+void AddMessages(const nlohmann::json& messages, v1::PromptRow* prompt) {
+  for (const nlohmann::json& message : messages) {
+    v1::ChatMessage* out = prompt->add_messages();
+    out->set_role(message["role"].get<std::string>());
+    const auto content = message.find("content");
+    if (content == message.end() || content->is_null()) continue;
+    out->set_content(content->is_string() ? content->get<std::string>() : content->dump());
+  }
+}
+
 class PromptReader {
  public:
   PromptReader(const v1::DataSection& data, const text::Tokenizer& tokenizer)
@@ -48,6 +59,7 @@ class PromptReader {
     } else {
       ROLLCALL_ASSIGN_OR_RETURN(*prompt.mutable_text(),
                                 ChatPrompt(place, found.name, value, tokenizer_));
+      AddMessages(value, &prompt);
     }
     ROLLCALL_ASSIGN_OR_RETURN(const std::vector<uint32_t> ids,
                               tokenizer_.Encode(prompt.text(), add_special_tokens));

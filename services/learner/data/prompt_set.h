@@ -23,7 +23,8 @@ struct LeftOutRows {
 
 // Tokenised prompts in the order of their files.
 struct PromptSet {
-  // `epoch` is 0; `columns` holds all columns but the prompt's, and the answer as `answer`.
+  // `epoch` is 0; `columns` holds all columns but the prompt's, and the answer as `answer`;
+  // `messages` a chat's.
   std::vector<v1::PromptRow> rows;
   // Of the files in turn, where they have weights; else empty.
   std::vector<SourceRows> sources;

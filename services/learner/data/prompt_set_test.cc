@@ -62,6 +62,9 @@ TEST(LoadPrompts, RendersMessagesByTheChatTemplate) {
   EXPECT_THAT(set->rows[0].token_ids(), ElementsAre(Id(':'), Id('1'), Id('|'), Id('a'), Id(':')));
   EXPECT_EQ(set->rows[1].text(), "u:3|a:");
   EXPECT_EQ(set->rows[1].columns().fields().size(), 0u);
+  ASSERT_EQ(set->rows[1].messages_size(), 1);
+  EXPECT_EQ(set->rows[1].messages(0).role(), "user");
+  EXPECT_EQ(set->rows[1].messages(0).content(), "3");
 
   EXPECT_EQ(LoadPrompts(data, data.train(), *folder.Tokenizer()).status().code(),
             absl::StatusCode::kFailedPrecondition);

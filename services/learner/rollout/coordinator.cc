@@ -64,7 +64,7 @@ absl::Status RolloutCoordinator::IssueOne(uint64_t group_id) {
     v1::Group group;
     group.set_group_id(group_id);
     group.set_purpose(spec.purpose);
-    *group.mutable_prompt() = spec.prompt.row;
+    *group.mutable_prompt() = spec.prompt;
     group.set_issued_time(issued);
     group.mutable_outcome()->mutable_dropped()->set_reason(std::string(kPromptTooLong));
     group.mutable_outcome()->mutable_dropped()->set_detail(draw.too_long);

@@ -25,7 +25,7 @@ namespace rollcall::learner {
 
 // The prompt of one ordinal, or why that ordinal has none.
 struct PromptDraw {
-  GroupPrompt prompt;
+  v1::PromptRow prompt;
   // Not empty: the group is dropped(prompt_too_long) with this detail.
   std::string too_long;
 };

@@ -82,9 +82,9 @@ class CoordinatorTest : public ::testing::Test {
 
   absl::StatusOr<PromptDraw> Prompt(uint64_t id) const {
     PromptDraw draw;
-    draw.prompt.row.set_row(id);
-    draw.prompt.row.add_token_ids(static_cast<uint32_t>(id % kFakeVocab));
-    draw.prompt.row.set_text("prompt");
+    draw.prompt.set_row(id);
+    draw.prompt.add_token_ids(static_cast<uint32_t>(id % kFakeVocab));
+    draw.prompt.set_text("prompt");
     if (too_long_.contains(id)) draw.too_long = "9 tokens";
     return draw;
   }
@@ -335,7 +335,7 @@ TEST_F(CoordinatorTest, EvaluationRepeatsNoIdAndLeavesTheBooksAlone) {
   EvaluatorOptions options;
   options.group = options_.group;
   options.group.min_valid_samples = 1;
-  std::vector<GroupPrompt> prompts(3, Prompt(0)->prompt);
+  std::vector<v1::PromptRow> prompts(3, Prompt(0)->prompt);
   Evaluator evaluator(options, prompts, runner_.get(), nullptr, &clock_);
   const auto first = evaluator.Run(2);
   ASSERT_TRUE(first.ok()) << first.status();

@@ -10,7 +10,7 @@
 
 namespace rollcall::learner {
 
-Evaluator::Evaluator(EvaluatorOptions options, std::vector<GroupPrompt> prompts,
+Evaluator::Evaluator(EvaluatorOptions options, std::vector<v1::PromptRow> prompts,
                      GroupRunner* runner, Ledger* ledger, Clock* clock)
     : options_(std::move(options)),
       prompts_(std::move(prompts)),

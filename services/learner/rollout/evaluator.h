@@ -32,7 +32,7 @@ struct EvaluatorOptions {
 class Evaluator {
  public:
   // Pointers must outlive it; `ledger` may be null.
-  Evaluator(EvaluatorOptions options, std::vector<GroupPrompt> prompts, GroupRunner* runner,
+  Evaluator(EvaluatorOptions options, std::vector<v1::PromptRow> prompts, GroupRunner* runner,
             Ledger* ledger, Clock* clock = Clock::Real());
 
   // Blocks until every prompt is done; the step's figures, named as RolloutMetrics with the prefix
@@ -51,7 +51,7 @@ class Evaluator {
   absl::Status AwaitAll() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const EvaluatorOptions options_;
-  const std::vector<GroupPrompt> prompts_;
+  const std::vector<v1::PromptRow> prompts_;
   GroupRunner* const runner_;
   Ledger* const ledger_;
   Clock* const clock_;

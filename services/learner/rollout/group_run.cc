@@ -77,7 +77,7 @@ v1::GenerateRequest GroupRun::MakeGenerateRequest(const v1::PolicyVersion& min_v
   request.mutable_key()->set_run_seed(spec_.run_seed);
   request.mutable_key()->set_purpose(spec_.purpose);
   request.mutable_key()->set_group_id(spec_.group_id);
-  *request.mutable_prompt_token_ids() = spec_.prompt.row.token_ids();
+  *request.mutable_prompt_token_ids() = spec_.prompt.token_ids();
   request.set_num_samples(spec_.num_samples);
   *request.mutable_sampling() = spec_.sampling;
   *request.mutable_stop() = spec_.stop;
@@ -139,17 +139,17 @@ v1::ScoreRequest GroupRun::MakeScoreRequest() const {
   v1::ScoreRequest request;
   v1::VerifierGroup* group = request.add_groups();
   group->set_group_id(spec_.group_id);
-  if (spec_.prompt.messages.empty()) {
+  if (spec_.prompt.messages().empty()) {
     v1::ChatMessage* message = group->add_prompt_messages();
     message->set_role("user");
-    message->set_content(spec_.prompt.row.text());
+    message->set_content(spec_.prompt.text());
   }
-  for (const v1::ChatMessage& message : spec_.prompt.messages) {
+  for (const v1::ChatMessage& message : spec_.prompt.messages()) {
     *group->add_prompt_messages() = message;
   }
-  group->set_prompt_text(spec_.prompt.row.text());
-  *group->mutable_prompt_token_ids() = spec_.prompt.row.token_ids();
-  *group->mutable_columns() = spec_.prompt.row.columns();
+  group->set_prompt_text(spec_.prompt.text());
+  *group->mutable_prompt_token_ids() = spec_.prompt.token_ids();
+  *group->mutable_columns() = spec_.prompt.columns();
   for (uint32_t i = 0; i < spec_.num_samples; ++i) {
     const GroupAssembly::Sample& sample = assembly_.samples()[i];
     v1::VerifierSample* out = group->add_samples();
@@ -238,10 +238,10 @@ v1::LogProbRequest GroupRun::MakeReferenceRequest() const {
   // Greedy samples (T = 0) carry log-probs at temperature 1.
   const float temperature = spec_.sampling.temperature();
   request.set_temperature(temperature > 0 ? temperature : 1.0f);
-  const auto prompt_tokens = static_cast<uint32_t>(spec_.prompt.row.token_ids_size());
+  const auto prompt_tokens = static_cast<uint32_t>(spec_.prompt.token_ids_size());
   for (const GroupAssembly::Sample& sample : assembly_.samples()) {
     v1::TokenSequence* sequence = request.add_sequences();
-    *sequence->mutable_token_ids() = spec_.prompt.row.token_ids();
+    *sequence->mutable_token_ids() = spec_.prompt.token_ids();
     sequence->mutable_token_ids()->Add(sample.token_ids.begin(), sample.token_ids.end());
     sequence->set_score_from(prompt_tokens);
   }
@@ -309,7 +309,7 @@ v1::Group GroupRun::TakeGroup() {
   v1::Group group;
   group.set_group_id(spec_.group_id);
   group.set_purpose(spec_.purpose);
-  *group.mutable_prompt() = spec_.prompt.row;
+  *group.mutable_prompt() = spec_.prompt;
   *group.mutable_sampling() = spec_.sampling;
   *group.mutable_outcome() = outcome_;
   // Dropped before all of it was there; a shutdown may fall between the last token and the next call.
@@ -321,7 +321,7 @@ v1::Group GroupRun::TakeGroup() {
     trajectory->set_text(texts_[i]);
     v1::Segment* prompt = trajectory->add_segments();
     prompt->set_role(v1::SEGMENT_ROLE_PROMPT);
-    *prompt->mutable_token_ids() = spec_.prompt.row.token_ids();
+    *prompt->mutable_token_ids() = spec_.prompt.token_ids();
     *trajectory->add_segments() = assembly_.BuildSegment(i);
     trajectory->mutable_segments(1)->mutable_reference_logprobs()->Add(reference_[i].begin(),
                                                                        reference_[i].end());

@@ -31,9 +31,9 @@ class GroupRunTest : public ::testing::Test {
     GroupSpec spec;
     spec.group_id = 7;
     spec.run_seed = 1;
-    spec.prompt.row.add_token_ids(3);
-    spec.prompt.row.add_token_ids(4);
-    spec.prompt.row.set_text("q");
+    spec.prompt.add_token_ids(3);
+    spec.prompt.add_token_ids(4);
+    spec.prompt.set_text("q");
     spec.num_samples = samples;
     spec.sampling.set_temperature(1);
     spec.sampling.set_max_tokens(8);
@@ -106,6 +106,8 @@ TEST_F(GroupRunTest, GoodServicesMakeAFinishedGroup) {
   GroupRun run = Make(2, true);
   Generate(run);
   EXPECT_EQ(run.MakeScoreRequest().groups(0).samples(1).text(), "xxxx");
+  // Data without messages: the prompt's text is what the user said.
+  EXPECT_EQ(run.MakeScoreRequest().groups(0).prompt_messages(0).content(), "q");
   EXPECT_EQ(run.MakeReferenceRequest().sequences(0).score_from(), 2u);
   run.OnScoreDone({absl::OkStatus(), {}}, Scores({1, 0}));
   EXPECT_FALSE(run.finished());

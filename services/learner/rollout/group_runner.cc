@@ -55,6 +55,16 @@ void GroupRunner::Poke() {
   Post([] {});
 }
 
+void GroupRunner::PinReference(std::string manifest_hash) {
+  Post([this, hash = std::move(manifest_hash)] { reference_hash_ = hash; });
+}
+
+void GroupRunner::NoteFault(const char* service, const std::string& address,
+                            const absl::Status& status) {
+  last_fault_ = absl::StrCat(address, ": ", std::string(status.message()));
+  if (options_.on_fault) options_.on_fault(service, status);
+}
+
 void GroupRunner::Submit(GroupSpec spec, Done done) {
   auto job = std::make_shared<std::unique_ptr<Job>>(std::make_unique<Job>(
       GroupRun(std::move(spec), options_.max_attempts, options_.vocab_size, versions_, decode_),
@@ -183,8 +193,7 @@ void GroupRunner::OnGenerateDone(uint64_t id, size_t generator, const CallOutcom
   job.calls.erase(GroupRun::Call::kGenerate);
   if (!outcome.status.ok() && !stopping_) {
     job.failed_on = generator;
-    last_fault_ =
-        absl::StrCat(pool_->address(generator), ": ", std::string(outcome.status.message()));
+    NoteFault("generator", pool_->address(generator), outcome.status);
     if (!IsBackPressure(outcome.status)) {
       LogWarning("generation was cut off", {{"group", job.run.spec().group_id},
                                             {"generator", pool_->address(generator)},
@@ -213,8 +222,7 @@ void GroupRunner::Score(uint64_t id, Job& job) {
                      const auto found = jobs_.find(id);
                      if (found == jobs_.end()) return;
                      if (!outcome.status.ok()) {
-                       last_fault_ = absl::StrCat(reward_address_, ": ",
-                                                  std::string(outcome.status.message()));
+                       NoteFault("reward", reward_address_, outcome.status);
                      }
                      found->second->calls.erase(GroupRun::Call::kScore);
                      Perform(id, found->second->run.OnScoreDone(outcome, response));
@@ -228,8 +236,10 @@ void GroupRunner::Reference(uint64_t id, Job& job) {
       std::min_element(reference_load_.begin(), reference_load_.end()) - reference_load_.begin();
   ++reference_load_[reference];
   ++outstanding_calls_;
+  v1::LogProbRequest request = job.run.MakeReferenceRequest();
+  request.set_manifest_hash(reference_hash_);
   job.calls[GroupRun::Call::kReference] = StartLogProbs(
-      *references_[reference], job.run.MakeReferenceRequest(), options_.logprob_timeout,
+      *references_[reference], std::move(request), options_.logprob_timeout,
       [this, id, reference](CallOutcome outcome, v1::LogProbResponse response) {
         Post([this, id, reference, outcome = std::move(outcome), response = std::move(response)] {
           --outstanding_calls_;
@@ -237,8 +247,7 @@ void GroupRunner::Reference(uint64_t id, Job& job) {
           const auto found = jobs_.find(id);
           if (found == jobs_.end()) return;
           if (!outcome.status.ok()) {
-            last_fault_ = absl::StrCat(reference_addresses_[reference], ": ",
-                                       std::string(outcome.status.message()));
+            NoteFault("reference", reference_addresses_[reference], outcome.status);
           }
           found->second->calls.erase(GroupRun::Call::kReference);
           Perform(id, found->second->run.OnReferenceDone(outcome, response));

@@ -30,6 +30,9 @@ struct GroupRunnerOptions {
   absl::Duration generate_timeout = absl::Minutes(10);
   absl::Duration score_timeout = absl::Minutes(2);
   absl::Duration logprob_timeout = absl::Minutes(5);
+  // Told, on the runner's thread, of every call that failed: "generator", "reward" or "reference",
+  // and the status. Back-pressure is one of them. May be null.
+  std::function<void(const char* service, const absl::Status& status)> on_fault;
 };
 
 // Where the services are. Channels are in the order of the pool's generators.
@@ -60,6 +63,10 @@ class GroupRunner {
   // Never blocks. After Stop the group ends at once as dropped(shutdown).
   void Submit(GroupSpec spec, Done done);
 
+  // From now on reference calls ask for exactly these weights, 32 bytes: a reference that comes back
+  // with others refuses instead of answering for another model.
+  void PinReference(std::string manifest_hash);
+
   // A generator became usable, or another version became current.
   void Poke();
 
@@ -88,6 +95,7 @@ class GroupRunner {
   void Reference(uint64_t id, Job& job);
   void OnGenerateDone(uint64_t id, size_t generator, const CallOutcome& outcome, bool broken);
   void EndIfFinished(uint64_t id);
+  void NoteFault(const char* service, const std::string& address, const absl::Status& status);
   void StopJobs();
   std::string Summarize() const;
 
@@ -111,6 +119,7 @@ class GroupRunner {
   size_t outstanding_calls_ = 0;
   bool stopping_ = false;
   std::string last_fault_;
+  std::string reference_hash_;  // empty: any
 
   absl::Mutex mutex_;
   std::deque<std::function<void()>> events_ ABSL_GUARDED_BY(mutex_);

@@ -1,20 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "rollcall/v1/generator.pb.h"
 #include "rollcall/v1/rollout.pb.h"
-#include "rollcall/v1/verifier.pb.h"
 
 namespace rollcall::learner {
-
-// A prompt as the rollout side needs it.
-struct GroupPrompt {
-  v1::PromptRow row;  // token_ids, text and columns filled
-  // The prompt as messages where the data had messages; empty: one user message with row.text.
-  std::vector<v1::ChatMessage> messages;
-};
 
 // Everything that decides the content of one group besides the weights: equal specs under equal
 // weights give equal groups, whoever serves them and however often they are interrupted.
@@ -22,7 +13,7 @@ struct GroupSpec {
   uint64_t group_id = 0;
   v1::RandomPurpose purpose = v1::RANDOM_PURPOSE_ROLLOUT;
   uint64_t run_seed = 0;
-  GroupPrompt prompt;
+  v1::PromptRow prompt;
   uint32_t num_samples = 1;
   v1::SamplingParams sampling;
   v1::StopConditions stop;
