@@ -18,6 +18,9 @@ int main(int argc, char** argv) {
   rollcall::cli::AddTrainCommand(app, exit_code);
   rollcall::cli::AddEvalCommand(app, exit_code);
   rollcall::cli::AddGenerateCommand(app, exit_code);
+  rollcall::cli::AddLogProbsCommand(app, exit_code);
+  rollcall::cli::AddTokenizeCommand(app, exit_code);
+  rollcall::cli::AddChatTemplateCommand(app, exit_code);
   rollcall::cli::AddServeCommand(app, exit_code);
   rollcall::cli::AddStatusCommand(app, exit_code);
   rollcall::cli::AddRolloutsCommand(app, exit_code);

@@ -1,8 +1,4 @@
-#include <unistd.h>
-
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,13 +10,13 @@
 #include "absl/time/clock.h"
 #include "common/base/shutdown.h"
 #include "common/base/status.h"
-#include "common/rpc/channel.h"
 #include "common/rpc/status_conversion.h"
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/generator.grpc.pb.h"
 #include "services/cli/commands/commands.h"
 #include "services/cli/commands/reporting.h"
-#include "services/cli/generate/local_generator.h"
+#include "services/cli/commands/text_input.h"
+#include "services/cli/local/local_service.h"
 
 namespace rollcall::cli {
 namespace {
@@ -44,17 +40,10 @@ struct GenerateFlags {
   uint64_t seed = 0;
 };
 
-absl::StatusOr<std::string> PromptText(const GenerateFlags& flags) {
-  if (!flags.prompt.empty()) return flags.prompt;
-  if (isatty(STDIN_FILENO) == 1) {
-    return absl::InvalidArgumentError("generate: give a prompt, or pipe one into standard input");
-  }
-  return std::string(std::istreambuf_iterator<char>(std::cin), {});
-}
-
 absl::StatusOr<std::vector<uint32_t>> PromptTokens(const text::Tokenizer& tokenizer,
                                                    const GenerateFlags& flags) {
-  ROLLCALL_ASSIGN_OR_RETURN(const std::string prompt, PromptText(flags));
+  ROLLCALL_ASSIGN_OR_RETURN(const std::string prompt,
+                            ArgumentOrStandardInput(flags.prompt, "generate", "a prompt"));
   if (!flags.chat) return tokenizer.Encode(prompt, /*add_special_tokens=*/true);
   nlohmann::json messages = nlohmann::json::array();
   if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
@@ -154,14 +143,13 @@ absl::Status Generate(const GenerateFlags& flags) {
                             text::Tokenizer::Load(flags.model));
   ROLLCALL_ASSIGN_OR_RETURN(const std::vector<uint32_t> tokens, PromptTokens(*tokenizer, flags));
   const v1::GenerateRequest request = MakeRequest(tokens, flags);
-  if (!flags.connect.empty()) {
-    ROLLCALL_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
-                              rpc::Connect(flags.connect));
-    return Stream(channel, request, flags, shutdown);
-  }
-  ROLLCALL_ASSIGN_OR_RETURN(const std::unique_ptr<LocalGenerator> generator,
-                            LocalGenerator::Start(flags.model, flags.sets, shutdown));
-  return Stream(generator->channel(), request, flags, shutdown);
+  std::vector<std::string> sets = {absl::StrCat("model.path=", flags.model)};
+  sets.insert(sets.end(), flags.sets.begin(), flags.sets.end());
+  std::unique_ptr<LocalService> generator;
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const std::shared_ptr<grpc::Channel> channel,
+      ConnectOrStart(flags.connect, LocalService::Kind::kGenerator, sets, shutdown, generator));
+  return Stream(channel, request, flags, shutdown);
 }
 
 }  // namespace
