@@ -61,14 +61,14 @@ class TextTest(harness.EndToEndTest):
         _, stderr = self.rollcall(*call, "--var", "shout", code=2)
         self.assertIn("expected name=value", stderr)
         _, stderr = self.piped("{}", "chat-template", self.model, code=2)
-        self.assertIn("list", stderr)
+        self.assertIn("expected a JSON array", stderr)
 
     def logprobs(self, *arguments):
         return json.loads(self.rollcall("logprobs", self.model, *arguments, "--json")[0])
 
     def test_logprobs_are_those_of_a_softmax(self):
         address = f"unix:{self.folder}/reference.sock"
-        self.start("serve", "reference", "--set", f"model.path={self.model}", "--listen", address)
+        self.start("serve", "reference", "--config", str(self.config), "--listen", address)
         harness.await_condition((self.folder / "reference.sock").exists, "the reference never listened")
         one = self.logprobs("1+2=", "--connect", address)
         self.assertEqual(one["ids"], [3, 12, 4, 13])

@@ -31,12 +31,15 @@ IMPURE_INCLUDE = re.compile(
     r"<(grpc|fstream|filesystem|chrono|thread|sys/|unistd|fcntl)|absl/time/clock|common/(rpc|metrics)/"
     r"|common/base/(file|clock|shutdown|logging)|\.grpc\.pb\.h")
 
-# `rollcall verify` compares the services' own arithmetic with golden numbers: it alone may use these folders and
-# libraries, which are pure functions without RPC or threads.
-VERIFY = "services/cli/verify/"
-VERIFY_INCLUDES = ("services/generator/sampling/", "services/learner/trainer/adamw.h",
-                   "services/learner/trainer/gradient_norm.h")
-VERIFY_LINKS = ("generator_sampling", "learner_trainer")
+# Folders that may use other services' pure functions (no RPC, no threads): what each may include and link.
+# `rollcall verify` compares the services' own arithmetic with golden numbers; `rollcall eval` reads prompts as the
+# learner does, by the same code.
+EXCEPTIONS = {
+    "services/cli/verify/": (("services/generator/sampling/", "services/learner/trainer/adamw.h",
+                              "services/learner/trainer/gradient_norm.h"),
+                             ("generator_sampling", "learner_trainer")),
+    "services/cli/eval/": (("services/learner/data/",), ("learner_data",)),
+}
 
 TORCH_INCLUDE = re.compile(r"^<(ATen|c10|torch|caffe2)/")
 INCLUDE = re.compile(r'^\s*#\s*include\s+(<[^>]+>|"[^"]+")')
@@ -55,8 +58,9 @@ def include_fault(path, target):
     if name[0] == "services":
         if area == "common":
             return "common may not include services"
-        verified = path.startswith(VERIFY) and target.strip('<>"').startswith(VERIFY_INCLUDES)
-        if area == "services" and len(name) > 1 and name[1] != folder and not verified:
+        excepted = any(path.startswith(prefix) and target.strip('<>"').startswith(includes)
+                       for prefix, (includes, _) in EXCEPTIONS.items())
+        if area == "services" and len(name) > 1 and name[1] != folder and not excepted:
             return f"service {folder} may not include service {name[1]}"
     if area == "common":
         if folder not in COMMON:
@@ -76,7 +80,7 @@ def link_fault(path, line):
     parts = path.split("/")
     for match in SERVICE_LIBRARY.finditer(line.split("#")[0]):
         library, service = match.group(1), match.group(2)
-        if path.startswith(VERIFY) and library in VERIFY_LINKS:
+        if any(path.startswith(prefix) and library in links for prefix, (_, links) in EXCEPTIONS.items()):
             continue
         if parts[0] == "common":
             return f"common may not link service {service}"

@@ -30,6 +30,7 @@ class IncludeFaultTest(unittest.TestCase):
             ("services/learner/a.cc", '"services/generator/a.h"', "learner may not include service generator"),
             ("services/cli/verify/a.cc", '"services/generator/engine/a.h"', "may not include service generator"),
             ("services/cli/train/a.cc", '"services/generator/sampling/a.h"', "may not include service generator"),
+            ("services/cli/eval/a.cc", '"services/learner/rollout/a.h"', "may not include service learner"),
             ("services/reward/a.cc", '"tests/integration/a.h"', "only tests"),
             ("services/reward/rules/a.cc", '"rollcall/v1/verifier.grpc.pb.h"', "pure"),
             ("services/generator/scheduler/a.h", '"common/base/clock.h"', "pure"),
