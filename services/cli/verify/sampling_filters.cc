@@ -45,7 +45,8 @@ std::string Combination(const Json& settings) {
 
 // Settings that the sampler does not have, "" if it has them all.
 std::string Missing(const Json& settings) {
-  static const std::set<std::string> kOffered = {"temperature", "top_k", "top_p", "min_p"};
+  static const std::set<std::string> kOffered = {
+      "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"};
   for (const auto& [key, value] : settings.items()) {
     if (kOffered.count(key) == 0) return key;
   }
@@ -63,13 +64,17 @@ absl::Status CompareOne(const Json& filter_case, const GoldenTensors& tensors,
                         generator::TokenSampler& sampler, Group& group) {
   const std::string name = filter_case.at("name").get<std::string>();
   const Json& settings = filter_case.at("settings");
-  const generator::SamplingOptions options{.temperature = settings.value("temperature", 1.0f),
-                                           .top_k = settings.value("top_k", 0u),
-                                           .top_p = settings.value("top_p", 1.0f),
-                                           .min_p = settings.value("min_p", 0.0f)};
-  ROLLCALL_ASSIGN_OR_RETURN(
-      const at::Tensor logits,
-      Golden(tensors, absl::StrCat("in/", filter_case.at("logits").get<std::string>())));
+  const generator::SamplingOptions options{
+      .temperature = settings.value("temperature", 1.0f),
+      .top_k = settings.value("top_k", 0u),
+      .top_p = settings.value("top_p", 1.0f),
+      .min_p = settings.value("min_p", 0.0f),
+      .rules = {.repetition_penalty = settings.value("repetition_penalty", 1.0f),
+                .no_repeat_ngram_size = settings.value("no_repeat_ngram_size", 0u)}};
+  const std::string input = filter_case.at("logits").get<std::string>();
+  ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor logits, Golden(tensors, absl::StrCat("in/", input)));
+  ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor history_ids,
+                            Golden(tensors, absl::StrCat("history/", input)));
   ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor expected,
                             Golden(tensors, absl::StrCat("probs/", name)));
   ++group.cases;
@@ -79,7 +84,10 @@ absl::Status CompareOne(const Json& filter_case, const GoldenTensors& tensors,
   }
   const std::span<const float> values(logits.const_data_ptr<float>(),
                                       static_cast<size_t>(logits.numel()));
-  ROLLCALL_ASSIGN_OR_RETURN(const auto kept, sampler.KeptTokens(values, options));
+  const std::vector<uint32_t> history(history_ids.const_data_ptr<int64_t>(),
+                                      history_ids.const_data_ptr<int64_t>() + history_ids.numel());
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const auto kept, sampler.KeptTokens(values, options, {.prompt = history, .completion = {}}));
   std::vector<double> ours(values.size(), 0.0);
   for (size_t i = 0; i < kept.tokens.size(); ++i) ours[kept.tokens[i]] = kept.probabilities[i];
   std::vector<double> theirs(expected.const_data_ptr<float>(),
