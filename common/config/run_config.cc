@@ -226,6 +226,18 @@ std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
   return found.Take();
 }
 
+std::string UncorrectedSampling(const v1::SamplingSection& sampling) {
+  std::vector<std::string> fields;
+  if (sampling.top_k() > 0) fields.push_back("sampling.top_k");
+  if (sampling.top_p() < 1) fields.push_back("sampling.top_p");
+  if (sampling.min_p() > 0) fields.push_back("sampling.min_p");
+  if (sampling.repetition_penalty() != 1) fields.push_back("sampling.repetition_penalty");
+  if (sampling.presence_penalty() != 0) fields.push_back("sampling.presence_penalty");
+  if (sampling.frequency_penalty() != 0) fields.push_back("sampling.frequency_penalty");
+  if (sampling.no_repeat_ngram_size() > 0) fields.push_back("sampling.no_repeat_ngram_size");
+  return absl::StrJoin(fields, ", ");
+}
+
 absl::Status ValidateRunConfig(const v1::RunConfig& config, Role role) {
   std::vector<std::string> lines;
   for (const Violation& violation : FindViolations(config, role)) {

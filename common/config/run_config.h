@@ -31,6 +31,11 @@ absl::StatusOr<v1::RunConfig> LoadRunConfig(const std::string& path,
 // (data, stage, algorithm) hold for kRun and kLearner; the other roles check their own section.
 std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role = Role::kRun);
 
+// The fields that make rollouts come from another distribution than the policy's own at the
+// temperature, as "sampling.top_k, sampling.presence_penalty"; empty: none. Ratios and KL are taken
+// between the policy's own probabilities, so they are uncorrected for these.
+std::string UncorrectedSampling(const v1::SamplingSection& sampling);
+
 // INVALID_ARGUMENT that lists FindViolations, one "field: message" a line.
 absl::Status ValidateRunConfig(const v1::RunConfig& config, Role role = Role::kRun);
 

@@ -77,6 +77,18 @@ TEST(LoadRunConfigTest, RefusesEachBrokenRuleWithItsFieldAndOrigin) {
   for (const auto& c : kCases) EXPECT_THAT(ErrorOf({c.set}), HasSubstr(c.error)) << c.set;
 }
 
+TEST(UncorrectedSamplingTest, NamesWhatReshapesTheDistribution) {
+  v1::SamplingSection sampling;
+  sampling.set_top_p(1);
+  sampling.set_repetition_penalty(1);
+  EXPECT_EQ(UncorrectedSampling(sampling), "");
+  sampling.set_top_k(5);
+  sampling.set_repetition_penalty(1.1f);
+  sampling.set_no_repeat_ngram_size(3);
+  EXPECT_EQ(UncorrectedSampling(sampling),
+            "sampling.top_k, sampling.repetition_penalty, sampling.no_repeat_ngram_size");
+}
+
 TEST(LoadRunConfigTest, SupervisedRunsNeedNoReward) {
   const std::vector<std::string> sets = {"stage=sft", "model.path=m", "data.train[0].path=a",
                                          "sampling.temperature=0"};

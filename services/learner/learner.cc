@@ -9,6 +9,7 @@
 #include "common/base/file.h"
 #include "common/base/logging.h"
 #include "common/base/status.h"
+#include "common/config/run_config.h"
 #include "common/config/yaml.h"
 #include "common/model/identity.h"
 #include "services/learner/initial_model.h"
@@ -68,6 +69,11 @@ absl::Status Learner::Run() {
 
 absl::Status Learner::LoadModelAndState() {
   ROLLCALL_RETURN_IF_ERROR(MakeDirectories(run_dir_));
+  const std::string uncorrected = config::UncorrectedSampling(config_.sampling());
+  if (config_.stage() == v1::STAGE_RL && !uncorrected.empty()) {
+    LogWarning("rollouts are sampled from another distribution than ratios and KL are taken of",
+               {{"because", uncorrected}});
+  }
   ROLLCALL_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(config_.model().path()));
   ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, LoadInitialModel(config_));
   ROLLCALL_ASSIGN_OR_RETURN(

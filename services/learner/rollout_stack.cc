@@ -232,6 +232,10 @@ GroupSpec RolloutStack::SpecOf(uint32_t samples, float temperature) const {
   spec.sampling.set_min_p(sampling.min_p());
   spec.sampling.set_max_tokens(sampling.max_tokens());
   spec.sampling.set_min_tokens(sampling.min_tokens());
+  spec.sampling.set_repetition_penalty(sampling.repetition_penalty());
+  spec.sampling.set_presence_penalty(sampling.presence_penalty());
+  spec.sampling.set_frequency_penalty(sampling.frequency_penalty());
+  spec.sampling.set_no_repeat_ngram_size(sampling.no_repeat_ngram_size());
   *spec.stop.mutable_token_ids() = sampling.stop_token_ids();
   *spec.stop.mutable_strings() = sampling.stop();
   spec.stop.set_ignore_eos(sampling.ignore_eos());

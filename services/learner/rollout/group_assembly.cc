@@ -136,22 +136,24 @@ void GroupAssembly::Append(const v1::SampleDelta& delta, Sample& sample) {
                           delta.token_ids().end());
   sample.logprobs.insert(sample.logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
   sample.policy_steps.resize(sample.token_ids.size(), delta.policy_step());
-  // A sample has the two columns of truncation for all of its tokens or for none; where a part came
-  // without, nothing was truncated there.
+  // A sample has each of the two columns for all of its tokens or for none; where a part came
+  // without, tokens were sampled from the model's own distribution there.
   if (!delta.sampling_logprobs().empty() && sample.sampling_logprobs.empty()) {
     sample.sampling_logprobs.assign(sample.logprobs.begin(), sample.logprobs.begin() + before);
-    sample.kept_log_mass.assign(before, 0.0f);
   }
   if (!delta.sampling_logprobs().empty()) {
     sample.sampling_logprobs.insert(sample.sampling_logprobs.end(),
                                     delta.sampling_logprobs().begin(),
                                     delta.sampling_logprobs().end());
-    sample.kept_log_mass.insert(sample.kept_log_mass.end(), delta.kept_log_mass().begin(),
-                                delta.kept_log_mass().end());
-    sample.kept_log_mass.resize(sample.token_ids.size(), 0.0f);
   } else if (!sample.sampling_logprobs.empty()) {
     sample.sampling_logprobs.insert(sample.sampling_logprobs.end(), delta.logprobs().begin(),
                                     delta.logprobs().end());
+  }
+  // Where penalties reshape the distribution the mass has no column, though the other one is there.
+  if (!delta.kept_log_mass().empty() || !sample.kept_log_mass.empty()) {
+    sample.kept_log_mass.resize(before, 0.0f);
+    sample.kept_log_mass.insert(sample.kept_log_mass.end(), delta.kept_log_mass().begin(),
+                                delta.kept_log_mass().end());
     sample.kept_log_mass.resize(sample.token_ids.size(), 0.0f);
   }
 }

@@ -28,8 +28,8 @@ class GroupAssembly {
   struct Sample {
     std::vector<uint32_t> token_ids;
     std::vector<float> logprobs;           // one per token
-    std::vector<float> sampling_logprobs;  // one per token, or empty: nothing was truncated
-    std::vector<float> kept_log_mass;      // as sampling_logprobs
+    std::vector<float> sampling_logprobs;  // one per token, or empty: as logprobs
+    std::vector<float> kept_log_mass;      // likewise, or empty: no one mass
     std::vector<uint64_t> policy_steps;    // one per token
     bool ended = false;
     v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;

@@ -150,6 +150,17 @@ TEST_F(GroupAssemblyTest, TruncationColumnsCoverAllTokensOrNone) {
   EXPECT_THAT(sample.kept_log_mass, ElementsAre(0.0f, -0.1f, 0.0f));
 }
 
+TEST_F(GroupAssemblyTest, PenalisedSamplesHaveNoMassColumn) {
+  Begin();
+  v1::GenerateResponse message = Header();
+  AddDelta(message, 0, 0, {1});
+  AddDelta(message, 0, 1, {2});
+  message.mutable_deltas(1)->add_sampling_logprobs(-0.25f);
+  ASSERT_TRUE(assembly_.OnMessage(message).ok());
+  EXPECT_THAT(assembly_.samples()[0].sampling_logprobs, ElementsAre(-0.5f, -0.25f));
+  EXPECT_THAT(assembly_.samples()[0].kept_log_mass, ElementsAre());
+}
+
 // Each case is one way to break the contract and the field that the refusal names.
 struct Garbage {
   std::string name;
