@@ -10,8 +10,11 @@
 namespace rollcall::model {
 namespace {
 
-kernels::AttentionShape ShapeOf(const at::Tensor& q, int64_t kv_heads, double scale) {
-  return {q.size(1), kv_heads, q.size(2), static_cast<float>(scale), ElementOf(q)};
+kernels::AttentionShape ShapeOf(const at::Tensor& q, int64_t kv_heads, const AttentionRule& rule) {
+  return {q.size(1),    kv_heads,
+          q.size(2),    static_cast<float>(rule.scale),
+          ElementOf(q), static_cast<float>(rule.softcap),
+          rule.window};
 }
 
 int64_t LongestSequence(const std::vector<int64_t>& cu_seqlens) {
@@ -52,10 +55,11 @@ void AppendTokens(const at::Tensor& k, const at::Tensor& v, const PagedSequence&
 }  // namespace
 
 at::Tensor PackedAttentionForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const std::vector<int64_t>& cu_seqlens, double scale) {
+                                  const std::vector<int64_t>& cu_seqlens,
+                                  const AttentionRule& rule) {
   at::Tensor out = at::empty_like(q);
   kernels::PackedAttentionArgs args{};
-  args.shape = ShapeOf(q, k.size(1), scale);
+  args.shape = ShapeOf(q, k.size(1), rule);
   args.q = q.const_data_ptr();
   args.k = k.const_data_ptr();
   args.v = v.const_data_ptr();
@@ -73,10 +77,11 @@ at::Tensor PackedAttentionForward(const at::Tensor& q, const at::Tensor& k, cons
 
 QkvGradients PackedAttentionBackward(const at::Tensor& dout, const at::Tensor& q,
                                      const at::Tensor& k, const at::Tensor& v,
-                                     const std::vector<int64_t>& cu_seqlens, double scale) {
+                                     const std::vector<int64_t>& cu_seqlens,
+                                     const AttentionRule& rule) {
   QkvGradients gradients{at::empty_like(q), at::empty_like(k), at::empty_like(v)};
   kernels::PackedAttentionArgs args{};
-  args.shape = ShapeOf(q, k.size(1), scale);
+  args.shape = ShapeOf(q, k.size(1), rule);
   args.q = q.const_data_ptr();
   args.k = k.const_data_ptr();
   args.v = v.const_data_ptr();
@@ -97,9 +102,9 @@ QkvGradients PackedAttentionBackward(const at::Tensor& dout, const at::Tensor& q
 
 at::Tensor PagedAttentionForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const std::vector<PagedSequence>& sequences, const KvCache& cache,
-                                 int64_t layer, double scale) {
+                                 int64_t layer, const AttentionRule& rule) {
   at::Tensor out = at::empty_like(q);
-  const kernels::AttentionShape shape = ShapeOf(q, k.size(1), scale);
+  const kernels::AttentionShape shape = ShapeOf(q, k.size(1), rule);
   const kernels::PagedAttentionArgs args{shape,
                                          q.const_data_ptr(),
                                          out.mutable_data_ptr(),

@@ -29,7 +29,7 @@ absl::StatusOr<PackedAttention> PackedAttention::Create(std::vector<int64_t> cu_
 
 at::Tensor PackedAttention::Attend(const AttentionLayer& layer, const at::Tensor& q,
                                    const at::Tensor& k, const at::Tensor& v) {
-  return AttendPacked(layer.backend, q, k, v, cu_seqlens_, layer.scale);
+  return AttendPacked(layer.backend, q, k, v, cu_seqlens_, layer.rule);
 }
 
 at::Tensor PackedAttention::Positions() const {
@@ -82,7 +82,7 @@ absl::StatusOr<PagedAttention> PagedAttention::Create(KvCache* cache,
 
 at::Tensor PagedAttention::Attend(const AttentionLayer& layer, const at::Tensor& q,
                                   const at::Tensor& k, const at::Tensor& v) {
-  return AttendPaged(layer.backend, q, k, v, sequences_, *cache_, layer.index, layer.scale);
+  return AttendPaged(layer.backend, q, k, v, sequences_, *cache_, layer.index, layer.rule);
 }
 
 at::Tensor PagedAttention::Positions() const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/model/attention_rule.h"
 #include "common/model/backend.h"
 #include "common/model/kv_cache.h"
 
@@ -15,7 +16,7 @@ namespace rollcall::model {
 // What the decoder says about one layer's attention.
 struct AttentionLayer {
   int64_t index = 0;
-  float scale = 1.0f;  // of the scores
+  AttentionRule rule;
   Backend backend = Backend::kKernels;
 };
 

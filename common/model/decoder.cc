@@ -3,44 +3,62 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/philox.h"
 #include "common/base/status.h"
 #include "common/model/aten_operators.h"
+#include "common/model/experts.h"
 #include "common/model/kernel_calls.h"
 #include "common/model/operators.h"
+#include "common/model/parameter_list.h"
 
 namespace rollcall::model {
 namespace {
 
 struct Layer {
-  at::Tensor input_norm;
-  Matrix q, k, v, o;
-  at::Tensor post_attention_norm;
-  Matrix gate, up, down;
+  LayerOptions options;
+  at::Tensor attention_norm, attention_output_norm, mlp_norm, mlp_output_norm;  // or undefined
+  at::Tensor query_norm, key_norm;                                              // or undefined
+  Matrix query, key, value;
+  Matrix query_key_value;  // in place of those three
+  Matrix output;
+  Matrix gate, up;
+  Matrix gate_up;  // in place of those two
+  Matrix down;
+  Matrix router;
+  std::vector<Expert> experts;
 };
 
-// Cosines and sines of positions 0 .. rows-1 (kernels::RotateArgs). The angle is the float32
-// product that the reference takes; cosine and sine are float64, rounded.
-at::Tensor RopeTable(const std::vector<float>& frequencies, int64_t rows) {
+// Cosines and sines of positions 0 .. rows-1 (kernels::RotateArgs), times `factor`. The angle is
+// the float32 product that the reference takes; cosine and sine are float64, rounded.
+at::Tensor RopeTable(const std::vector<float>& frequencies, int64_t rows, double factor) {
   const auto half = static_cast<int64_t>(frequencies.size());
   at::Tensor table = at::empty({rows, 2 * half}, at::TensorOptions().dtype(at::kFloat));
   float* out = table.mutable_data_ptr<float>();
   for (int64_t position = 0; position < rows; ++position, out += 2 * half) {
     for (int64_t i = 0; i < half; ++i) {
       const double angle = static_cast<float>(position) * frequencies[i];
-      out[i] = static_cast<float>(std::cos(angle));
-      out[half + i] = static_cast<float>(std::sin(angle));
+      out[i] = static_cast<float>(std::cos(angle) * factor);
+      out[half + i] = static_cast<float>(std::sin(angle) * factor);
     }
   }
   return table;
+}
+
+// Columns [begin, begin + count) of x: [tokens, n], contiguous.
+at::Tensor Columns(const at::Tensor& x, int64_t begin, int64_t count) {
+  return x.narrow(1, begin, count).contiguous();
+}
+
+double RoundedTo(at::ScalarType dtype, double x) {
+  return at::full({}, x, at::TensorOptions().dtype(dtype)).item<double>();
 }
 
 }  // namespace
@@ -51,14 +69,17 @@ struct Decoder::State {
   at::Device device;
   Backend backend;
 
-  std::vector<tensor::NamedTensor> parameters;
+  std::vector<ParameterSpec> specs;
+  std::vector<tensor::NamedTensor> parameters;  // one of each spec
   at::Tensor embedding;
   std::vector<Layer> layers;
   at::Tensor final_norm;
-  Matrix head;
+  Matrix head;   // of a language model
+  Matrix score;  // of the others
+  double embedding_scale;
 
-  std::vector<float> frequencies;
-  at::Tensor rope_table;  // grown on demand, on the model's device
+  // Grown on demand, on the model's device; the second where sliding layers have their own rope.
+  at::Tensor rope_table, sliding_rope_table;
 
   State(const ModelConfig& model_config, at::ScalarType compute_dtype,
         const at::Device& compute_device, Backend compute_backend)
@@ -66,69 +87,168 @@ struct Decoder::State {
         dtype(compute_dtype),
         device(compute_device),
         backend(compute_backend),
-        frequencies(RopeFrequencies(model_config)) {
-    const int64_t hidden = config.hidden_size, inner = config.intermediate_size;
-    const int64_t query = config.num_heads * config.head_dim;
-    const int64_t key = config.num_kv_heads * config.head_dim;
-    embedding = Add("model.embed_tokens.weight", {config.vocab_size, hidden});
+        specs(ParametersOf(model_config)),
+        layers(model_config.num_layers),
+        // The reference keeps the factor in the compute dtype.
+        embedding_scale(RoundedTo(compute_dtype, model_config.embedding_scale)) {
     for (int64_t i = 0; i < config.num_layers; ++i) {
-      const auto name = [i](const char* part) {
-        return absl::StrCat("model.layers.", i, ".", part, ".weight");
-      };
-      const auto matrix = [&](const char* part, int64_t rows, int64_t columns) {
-        return Matrix(Add(name(part), {rows, columns}));
-      };
-      Layer& layer = layers.emplace_back();
-      layer.input_norm = Add(name("input_layernorm"), {hidden});
-      layer.q = matrix("self_attn.q_proj", query, hidden);
-      layer.k = matrix("self_attn.k_proj", key, hidden);
-      layer.v = matrix("self_attn.v_proj", key, hidden);
-      layer.o = matrix("self_attn.o_proj", hidden, query);
-      layer.post_attention_norm = Add(name("post_attention_layernorm"), {hidden});
-      layer.gate = matrix("mlp.gate_proj", inner, hidden);
-      layer.up = matrix("mlp.up_proj", inner, hidden);
-      layer.down = matrix("mlp.down_proj", hidden, inner);
+      layers[i].options = config.Layer(i);
+      if (layers[i].options.experts) layers[i].experts.resize(config.num_experts);
     }
-    final_norm = Add("model.norm.weight", {hidden});
-    head = Matrix(config.tie_word_embeddings ? embedding
-                                             : Add("lm_head.weight", {config.vocab_size, hidden}));
+    const auto options = at::TensorOptions().dtype(dtype).device(device);
+    for (const ParameterSpec& spec : specs) {
+      parameters.push_back({spec.name, at::zeros(spec.shape, options)});
+      const at::Tensor& parameter = parameters.back().tensor;
+      if (!IsMatrix(spec.part)) {
+        VectorOf(spec) = parameter;
+      } else if (spec.bias) {
+        MatrixOf(spec).set_bias(parameter);
+      } else {
+        MatrixOf(spec) = Matrix(parameter);
+      }
+    }
+    if (config.head == Head::kLanguageModel && !head.defined()) head = Matrix(embedding);
   }
 
-  at::Tensor Add(std::string name, std::vector<int64_t> shape) {
-    at::Tensor parameter = at::zeros(shape, at::TensorOptions().dtype(dtype).device(device));
-    parameters.push_back({std::move(name), parameter});
-    return parameter;
+  at::Tensor& VectorOf(const ParameterSpec& spec) {
+    if (spec.part == Part::kEmbedding) return embedding;
+    if (spec.part == Part::kFinalNorm) return final_norm;
+    Layer& layer = layers[spec.layer];
+    switch (spec.part) {
+      case Part::kAttentionNorm:
+        return layer.attention_norm;
+      case Part::kAttentionOutputNorm:
+        return layer.attention_output_norm;
+      case Part::kMlpNorm:
+        return layer.mlp_norm;
+      case Part::kMlpOutputNorm:
+        return layer.mlp_output_norm;
+      case Part::kQueryNorm:
+        return layer.query_norm;
+      default:
+        return layer.key_norm;
+    }
   }
 
-  void GrowRopeTable(int64_t rows) {
-    if (rope_table.defined() && rope_table.size(0) >= rows) return;
+  Matrix& MatrixOf(const ParameterSpec& spec) {
+    if (spec.part == Part::kHead) return head;
+    if (spec.part == Part::kScore) return score;
+    Layer& layer = layers[spec.layer];
+    Expert* const expert = spec.expert < 0 ? nullptr : &layer.experts[spec.expert];
+    switch (spec.part) {
+      case Part::kQuery:
+        return layer.query;
+      case Part::kKey:
+        return layer.key;
+      case Part::kValue:
+        return layer.value;
+      case Part::kQueryKeyValue:
+        return layer.query_key_value;
+      case Part::kOutput:
+        return layer.output;
+      case Part::kRouter:
+        return layer.router;
+      case Part::kGate:
+        return expert == nullptr ? layer.gate : expert->gate;
+      case Part::kUp:
+        return expert == nullptr ? layer.up : expert->up;
+      case Part::kGateUp:
+        return layer.gate_up;
+      default:
+        return expert == nullptr ? layer.down : expert->down;
+    }
+  }
+
+  void GrowTable(const Rope& rope, int64_t rows, at::Tensor& table) const {
+    if (table.defined() && table.size(0) >= rows) return;
     int64_t grown = 256;
     while (grown < rows) grown *= 2;
-    rope_table = RopeTable(frequencies, grown).to(device);
+    table = RopeTable(RopeFrequencies(rope, config.RotaryDim(), config.max_position_embeddings),
+                      grown, rope.scaling.attention_factor)
+                .to(device);
   }
 
+  void GrowRopeTables(int64_t rows) {
+    TORCH_CHECK_INDEX(!config.RopeDependsOnContext() || rows <= config.max_position_embeddings,
+                      "positions: expected less than ", config.max_position_embeddings, ", got ",
+                      rows - 1,
+                      "; the model's rope changes with the length of the sequence beyond that");
+    GrowTable(config.rope, rows, rope_table);
+    if (config.sliding_rope) GrowTable(*config.sliding_rope, rows, sliding_rope_table);
+  }
+
+  // x: [rows, width].
+  at::Tensor Norm(const at::Tensor& x, const at::Tensor& weight) const {
+    return RmsNorm(backend, x, weight, config.rms_norm_eps, config.unit_offset_norm);
+  }
+  at::Tensor NormIfAny(const at::Tensor& x, const at::Tensor& weight) const {
+    return weight.defined() ? Norm(x, weight) : x;
+  }
+
+  at::Tensor NormRotate(const Layer& layer, const at::Tensor& projected, int64_t heads,
+                        const at::Tensor& norm, const at::Tensor& positions) const;
   at::Tensor Attention(Layer& layer, int64_t index, const at::Tensor& x,
                        const at::Tensor& positions, AttentionContext& attention);
   at::Tensor Mlp(Layer& layer, const at::Tensor& x);
 };
 
+// Queries or keys [tokens, heads * head_dim] -> [tokens, heads, head_dim], normed and rotated as
+// the layer wants it.
+at::Tensor Decoder::State::NormRotate(const Layer& layer, const at::Tensor& projected,
+                                      int64_t heads, const at::Tensor& norm,
+                                      const at::Tensor& positions) const {
+  const int64_t tokens = projected.size(0), dim = config.head_dim;
+  at::Tensor x = projected;
+  if (config.qk_norm == QkNorm::kPerHead) x = Norm(x.view({tokens * heads, dim}), norm);
+  if (config.qk_norm == QkNorm::kWholeProjection) x = Norm(x, norm);
+  x = x.view({tokens, heads, dim});
+  if (!layer.options.rotates) return x;
+  const bool own = layer.options.sliding && config.sliding_rope.has_value();
+  return Rotate(backend, x, positions, own ? sliding_rope_table : rope_table);
+}
+
 at::Tensor Decoder::State::Attention(Layer& layer, int64_t index, const at::Tensor& x,
                                      const at::Tensor& positions, AttentionContext& attention) {
   const int64_t tokens = x.size(0), heads = config.num_heads, kv_heads = config.num_kv_heads;
-  const auto project = [&](Matrix& matrix, int64_t count) {
-    return Linear(backend, x, matrix).view({tokens, count, config.head_dim});
-  };
-  const at::Tensor q = Rotate(backend, project(layer.q, heads), positions, rope_table);
-  const at::Tensor k = Rotate(backend, project(layer.k, kv_heads), positions, rope_table);
-  const AttentionLayer options{
-      index, static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))), backend};
-  const at::Tensor mixed = attention.Attend(options, q, k, project(layer.v, kv_heads));
-  return Linear(backend, mixed.reshape({tokens, heads * config.head_dim}), layer.o);
+  const int64_t dim = config.head_dim;
+  at::Tensor q, k, v;
+  if (layer.query_key_value.defined()) {
+    const at::Tensor all = Linear(backend, x, layer.query_key_value);
+    q = Columns(all, 0, heads * dim);
+    k = Columns(all, heads * dim, kv_heads * dim);
+    v = Columns(all, (heads + kv_heads) * dim, kv_heads * dim);
+  } else {
+    q = Linear(backend, x, layer.query);
+    k = Linear(backend, x, layer.key);
+    v = Linear(backend, x, layer.value);
+  }
+  q = NormRotate(layer, q, heads, layer.query_norm, positions);
+  k = NormRotate(layer, k, kv_heads, layer.key_norm, positions);
+  AttentionLayer options{index, {}, backend};
+  options.rule.scale = config.attention_scale > 0 ? config.attention_scale
+                                                  : 1.0 / std::sqrt(static_cast<double>(dim));
+  options.rule.softcap = config.attention_softcap;
+  options.rule.window = layer.options.sliding ? config.sliding_window : 0;
+  const at::Tensor mixed = attention.Attend(options, q, k, v.view({tokens, kv_heads, dim}));
+  return Linear(backend, mixed.reshape({tokens, heads * dim}), layer.output);
 }
 
 at::Tensor Decoder::State::Mlp(Layer& layer, const at::Tensor& x) {
-  const at::Tensor gate = Linear(backend, x, layer.gate);
-  return Linear(backend, SwiGlu(backend, gate, Linear(backend, x, layer.up)), layer.down);
+  if (layer.options.experts) {
+    const MixtureOptions options{config.experts_per_token, config.normalize_expert_weights,
+                                 config.activation};
+    return MixtureOfExperts(backend, x, layer.router, layer.experts, options);
+  }
+  at::Tensor gate, up;
+  if (layer.gate_up.defined()) {
+    const at::Tensor both = Linear(backend, x, layer.gate_up);
+    gate = Columns(both, 0, config.intermediate_size);
+    up = Columns(both, config.intermediate_size, config.intermediate_size);
+  } else {
+    gate = Linear(backend, x, layer.gate);
+    up = Linear(backend, x, layer.up);
+  }
+  return Linear(backend, Glu(backend, config.activation, gate, up), layer.down);
 }
 
 absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config, at::ScalarType dtype,
@@ -160,14 +280,15 @@ const std::vector<tensor::NamedTensor>& Decoder::parameters() const { return sta
 void Decoder::InitializeRandom(uint64_t seed) {
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < state_->parameters.size(); ++i) {
-    const auto& [name, parameter] = state_->parameters[i];
+    const ParameterSpec& spec = state_->specs[i];
+    const at::Tensor& parameter = state_->parameters[i].tensor;
     if (parameter.dim() == 1) {
-      parameter.fill_(1.0);
+      parameter.fill_(spec.bias || state_->config.unit_offset_norm ? 0.0 : 1.0);
       continue;
     }
     double deviation = 1.0 / std::sqrt(static_cast<double>(parameter.size(1)));
-    if (absl::StrContains(name, "o_proj") || absl::StrContains(name, "down_proj")) deviation /= 2;
-    if (absl::StrContains(name, "embed_tokens") || absl::StrContains(name, "lm_head")) {
+    if (spec.part == Part::kOutput || spec.part == Part::kDown) deviation /= 2;
+    if (spec.part == Part::kEmbedding || spec.part == Part::kHead || spec.part == Part::kScore) {
       deviation = 0.02;
     }
     at::Tensor values = at::empty(parameter.sizes(), at::TensorOptions().dtype(at::kFloat));
@@ -193,11 +314,8 @@ void Decoder::ZeroGrad() {
 }
 
 void Decoder::InvalidatePacked() {
-  for (Layer& layer : state_->layers) {
-    for (Matrix* matrix :
-         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-      matrix->InvalidatePacked();
-    }
+  for (const ParameterSpec& spec : state_->specs) {
+    if (IsMatrix(spec.part)) state_->MatrixOf(spec).InvalidatePacked();
   }
   state_->head.InvalidatePacked();
 }
@@ -216,28 +334,49 @@ at::Tensor Decoder::Forward(const at::Tensor& token_ids, const at::Tensor& posit
   const at::Tensor ids = token_ids.to(s.device).contiguous();
   const at::Tensor places = positions.to(s.device).contiguous();
   TORCH_CHECK_INDEX(places.min().item<int64_t>() >= 0, "positions: expected none below 0");
-  s.GrowRopeTable(places.max().item<int64_t>() + 1);
+  s.GrowRopeTables(places.max().item<int64_t>() + 1);
 
-  const double epsilon = s.config.rms_norm_eps;
   at::Tensor x = Embed(s.backend, s.embedding, ids);
+  if (s.embedding_scale != 1.0) x = at::mul(x, s.embedding_scale);
   for (size_t i = 0; i < s.layers.size(); ++i) {
     Layer& layer = s.layers[i];
-    const at::Tensor normal = RmsNorm(s.backend, x, layer.input_norm, epsilon);
-    x = at::add(x, s.Attention(layer, static_cast<int64_t>(i), normal, places, attention));
-    x = at::add(x, s.Mlp(layer, RmsNorm(s.backend, x, layer.post_attention_norm, epsilon)));
+    const at::Tensor mixed = s.Attention(layer, static_cast<int64_t>(i),
+                                         s.NormIfAny(x, layer.attention_norm), places, attention);
+    x = at::add(x, s.NormIfAny(mixed, layer.attention_output_norm));
+    const at::Tensor inner = s.Mlp(layer, s.NormIfAny(x, layer.mlp_norm));
+    x = at::add(x, s.NormIfAny(inner, layer.mlp_output_norm));
   }
-  return RmsNorm(s.backend, x, s.final_norm, epsilon);
+  return s.Norm(x, s.final_norm);
 }
 
 at::Tensor Decoder::Logits(const at::Tensor& hidden) {
   const at::NoGradGuard no_grad;
   State& s = *state_;
+  TORCH_CHECK_VALUE(s.head.defined(), "logits: ", s.config.RequireLanguageModel().message());
   TORCH_CHECK_VALUE(hidden.dim() == 2 && hidden.size(1) == s.config.hidden_size,
                     "hidden: expected [n, ", s.config.hidden_size, "], got ", hidden.sizes());
+  const double softcap = s.config.final_softcap;
   if (s.backend == Backend::kAten) {
-    return aten::Linear(hidden.to(at::kFloat), s.head.weight().to(at::kFloat));
+    const at::Tensor logits = aten::Linear(hidden, s.head.weight(), {}, at::kFloat);
+    return softcap > 0 ? aten::SoftCap(logits, softcap) : logits;
   }
-  return LinearForward(hidden.contiguous(), s.head.Panels(), s.config.vocab_size, at::kFloat);
+  at::Tensor logits =
+      LinearForward(hidden.contiguous(), s.head.Panels(), s.config.vocab_size, at::kFloat);
+  if (softcap > 0) SoftCapInPlace(logits, softcap, nullptr);
+  return logits;
+}
+
+at::Tensor Decoder::Values(const at::Tensor& hidden) {
+  State& s = *state_;
+  TORCH_CHECK_VALUE(s.score.defined(), "values: the model is a language model");
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && hidden.size(1) == s.config.hidden_size,
+                    "hidden: expected [n, ", s.config.hidden_size, "], got ", hidden.sizes());
+  return LinearToFloat(s.backend, hidden.contiguous(), s.score).squeeze(1);
+}
+
+void Decoder::SetContext(int64_t tokens) {
+  state_->config.SetContext(tokens);
+  state_->rope_table = state_->sliding_rope_table = at::Tensor();
 }
 
 Matrix& Decoder::head() { return state_->head; }

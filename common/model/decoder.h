@@ -38,15 +38,13 @@ class Decoder {
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
 
-  // Hugging Face names in canonical order: model.embed_tokens.weight; per layer input_layernorm,
-  // self_attn.q_proj, k_proj, v_proj, o_proj, post_attention_layernorm, mlp.gate_proj, up_proj,
-  // down_proj; model.norm.weight; lm_head.weight unless tied. Contiguous leaf tensors; write to
+  // The checkpoint's names in canonical order (ParametersOf). Contiguous leaf tensors; write to
   // them in place under at::NoGradGuard.
   const std::vector<tensor::NamedTensor>& parameters() const;
 
-  // Embedding and head N(0, 0.02), matrices N(0, 1 / sqrt(fan_in)), half of that for o_proj and
-  // down_proj, norms 1. Drawn as float32 from PhiloxStream(seed, index of the parameter), then
-  // rounded to the compute dtype.
+  // Embedding and heads N(0, 0.02), matrices N(0, 1 / sqrt(fan_in)), half of that for the output
+  // and down projections, norms such that they multiply by 1, biases 0. Drawn as float32 from
+  // PhiloxStream(seed, index of the parameter), then rounded to the compute dtype.
   void InitializeRandom(uint64_t seed);
 
   // Gradients arrive in parameters()[i].tensor.grad(), always float32: that of a bfloat16 parameter
@@ -62,18 +60,26 @@ class Decoder {
 
   // token_ids: [tokens], int64, in [0, vocab); positions: [tokens], int64, >= 0; both on the CPU or
   // the device. Returns the hidden states after the final norm: [tokens, hidden], compute dtype.
-  // Differentiable under PackedAttention when parameters require gradients and grad mode is on.
+  // Differentiable under PackedAttention when parameters require gradients and grad mode is on. A
+  // position at or beyond the context of a rope that depends on it is refused (an exception).
   at::Tensor Forward(const at::Tensor& token_ids, const at::Tensor& positions,
                      AttentionContext& attention);
 
-  // hidden: [n, hidden] -> [n, vocab], float32, for sampling; not differentiable.
+  // hidden: [n, hidden] -> [n, vocab], float32, for sampling; not differentiable. Throws where
+  // config().RequireLanguageModel() fails.
   at::Tensor Logits(const at::Tensor& hidden);
 
-  // The output matrix [vocab, hidden]: lm_head, or the embedding where they are tied. For
-  // ScoreTokens.
+  // hidden: [n, hidden] -> [n], float32, differentiable: what a reward or value model says at each
+  // row. The reward of a sequence is the value at its last token. Throws for a language model.
+  at::Tensor Values(const at::Tensor& hidden);
+
+  // The output matrix [vocab, hidden]: lm_head, or the embedding where they are tied; undefined for
+  // a reward or value model. For ScoreTokens.
   Matrix& head();
 
   const ModelConfig& config() const;
+  // ModelConfig::SetContext for the forwards to come.
+  void SetContext(int64_t tokens);
   at::ScalarType dtype() const;
   at::Device device() const;
   Backend backend() const;

@@ -5,39 +5,28 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/stack.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "common/model/scoring.h"
 #include "common/model/test_models.h"
+#include "common/model/test_runs.h"
 
 namespace rollcall::model {
 namespace {
 
+using testing::Batch;
+using testing::PackedResult;
 using testing::RandomDecoder;
 using testing::RandomTokens;
+using testing::RunPacked;
+using testing::RunPaged;
 using testing::SameBits;
 using testing::SmallConfig;
 using testing::ThreadCount;
 
 const std::vector<int64_t> kLengths = {1, 7, 16, 33, 50, 129};
-
-struct Batch {
-  std::vector<at::Tensor> sequences;
-  std::vector<int64_t> cu_seqlens = {0};
-
-  Batch(const std::vector<int64_t>& lengths, int64_t vocab, uint64_t seed) {
-    PhiloxStream random(seed, 7);
-    for (int64_t length : lengths) {
-      sequences.push_back(RandomTokens(length, vocab, random));
-      cu_seqlens.push_back(cu_seqlens.back() + length);
-    }
-  }
-  at::Tensor Tokens() const { return at::cat(sequences); }
-};
 
 // Full log-prob matrix [tokens, vocab]: ScoreTokens' kernel for every token of the vocabulary.
 at::Tensor LogProbMatrix(const at::Tensor& logits, double temperature) {
@@ -50,85 +39,6 @@ at::Tensor LogProbMatrix(const at::Tensor& logits, double temperature) {
     }
   }
   return matrix;
-}
-
-struct PackedResult {
-  at::Tensor hidden, logits, logprob;
-};
-
-// As the learner runs it: gradients on, and the loss back-propagated.
-PackedResult RunPacked(Decoder& decoder, const Batch& batch) {
-  decoder.SetRequiresGrad(true);
-  PackedAttention attention = *PackedAttention::Create(batch.cu_seqlens);
-  const at::Tensor tokens = batch.Tokens();
-  const at::Tensor hidden = decoder.Forward(tokens, attention.Positions(), attention);
-  const TokenScores scores =
-      *ScoreTokens(decoder, hidden, tokens.roll(-1), 0.7, EntropyMode::kDetached);
-  scores.logprob.sum().backward();
-  decoder.ZeroGrad();
-  decoder.SetRequiresGrad(false);
-  return {hidden.detach(), decoder.Logits(hidden), scores.logprob.detach()};
-}
-
-// Serves all sequences over one cache. `next_chunk(remaining)` says how many tokens of a sequence
-// run in a step (0: it sits this one out); the order of sequences inside a step is shuffled.
-template <typename NextChunk>
-at::Tensor RunPaged(Decoder& decoder, const Batch& batch, int64_t block_size, NextChunk next_chunk,
-                    PhiloxStream& random) {
-  const at::NoGradGuard no_grad;
-  KvCache cache =
-      *KvCache::Create(decoder.config(), {64, block_size}, decoder.dtype(), decoder.device());
-  for (int64_t layer = 0; layer < cache.num_layers(); ++layer) {
-    // What a freed block may hold must not matter.
-    cache.keys(layer).fill_(std::numeric_limits<double>::quiet_NaN());
-    cache.values(layer).fill_(std::numeric_limits<double>::infinity());
-  }
-  std::vector<int32_t> free_blocks(64);
-  std::iota(free_blocks.begin(), free_blocks.end(), 0);
-  for (size_t i = free_blocks.size(); i > 1; --i) {
-    std::swap(free_blocks[i - 1], free_blocks[random.Below(i)]);
-  }
-  const size_t count = batch.sequences.size();
-  std::vector<PagedSequence> states(count);
-  std::vector<std::vector<at::Tensor>> rows(count);
-  for (;;) {
-    std::vector<size_t> order(count), chosen;
-    std::iota(order.begin(), order.end(), 0);
-    for (size_t i = count; i > 1; --i) std::swap(order[i - 1], order[random.Below(i)]);
-    std::vector<PagedSequence> step;
-    std::vector<at::Tensor> tokens;
-    bool finished = true;
-    for (size_t i : order) {
-      PagedSequence& state = states[i];
-      const int64_t remaining = batch.sequences[i].size(0) - state.start;
-      if (remaining == 0) continue;
-      finished = false;
-      state.count = std::min<int64_t>(remaining, next_chunk(remaining));
-      if (state.count == 0) continue;
-      while (static_cast<int64_t>(state.block_table.size()) * block_size <
-             state.start + state.count) {
-        state.block_table.push_back(free_blocks.back());
-        free_blocks.pop_back();
-      }
-      step.push_back(state);
-      chosen.push_back(i);
-      tokens.push_back(batch.sequences[i].narrow(0, state.start, state.count));
-      state.start += state.count;
-    }
-    if (finished) break;
-    if (step.empty()) continue;
-    PagedAttention attention = *PagedAttention::Create(&cache, step);
-    const at::Tensor hidden = decoder.Forward(at::cat(tokens), attention.Positions(), attention);
-    const at::Tensor logits = decoder.Logits(hidden);
-    int64_t row = 0;
-    for (size_t j = 0; j < step.size(); ++j) {
-      rows[chosen[j]].push_back(logits.narrow(0, row, step[j].count));
-      row += step[j].count;
-    }
-  }
-  std::vector<at::Tensor> all;
-  for (auto& parts : rows) all.insert(all.end(), parts.begin(), parts.end());
-  return at::cat(all);
 }
 
 struct Case {
@@ -154,7 +64,7 @@ TEST_P(ExactnessTest, PagedStepsEqualThePackedForward) {
   Decoder decoder = MakeDecoder();
   const Batch batch(kLengths, decoder.config().vocab_size, 3);
   const PackedResult packed = RunPacked(decoder, batch);
-  const at::Tensor expected = LogProbMatrix(packed.logits, 0.7);
+  const at::Tensor expected = LogProbMatrix(packed.outputs, 0.7);
   PhiloxStream random(5, 5);
   for (int threads : {1, 2}) {
     const ThreadCount scope(threads);
@@ -162,7 +72,7 @@ TEST_P(ExactnessTest, PagedStepsEqualThePackedForward) {
       SCOPED_TRACE(::testing::Message() << threads << " threads, block size " << block_size);
       const auto check = [&](const char* what, auto next_chunk) {
         const at::Tensor logits = RunPaged(decoder, batch, block_size, next_chunk, random);
-        EXPECT_TRUE(SameBits(logits, packed.logits)) << what;
+        EXPECT_TRUE(SameBits(logits, packed.outputs)) << what;
         EXPECT_TRUE(SameBits(LogProbMatrix(logits, 0.7), expected)) << what;
       };
       check("token by token", [](int64_t) { return 1; });
@@ -178,7 +88,7 @@ TEST_P(ExactnessTest, ScoreTokensEqualsTokenLogProb) {
   Decoder decoder = MakeDecoder();
   const Batch batch(kLengths, decoder.config().vocab_size, 4);
   const PackedResult packed = RunPacked(decoder, batch);
-  const at::Tensor matrix = LogProbMatrix(packed.logits, 0.7);
+  const at::Tensor matrix = LogProbMatrix(packed.outputs, 0.7);
   const at::Tensor targets = batch.Tokens().roll(-1);
   const at::Tensor expected = matrix.gather(1, targets.unsqueeze(1)).squeeze(1);
   EXPECT_TRUE(SameBits(packed.logprob, expected));
@@ -195,8 +105,8 @@ TEST_P(ExactnessTest, PackingAndThreadsChangeNoBit) {
       Batch alone({}, 1, 0);
       alone.sequences = {batch.sequences[i]};
       alone.cu_seqlens = {0, batch.sequences[i].size(0)};
-      const at::Tensor rows = packed.logits.narrow(0, batch.cu_seqlens[i], alone.cu_seqlens[1]);
-      EXPECT_TRUE(SameBits(RunPacked(decoder, alone).logits, rows)) << "sequence " << i;
+      const at::Tensor rows = packed.outputs.narrow(0, batch.cu_seqlens[i], alone.cu_seqlens[1]);
+      EXPECT_TRUE(SameBits(RunPacked(decoder, alone).outputs, rows)) << "sequence " << i;
     }
   }
 }

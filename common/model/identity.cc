@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/tensor/bridge.h"
@@ -14,9 +15,53 @@
 namespace rollcall::model {
 namespace {
 
-std::string CanonicalJson(const ModelConfig& config) {
-  const RopeScaling& rope = config.rope_scaling;
+std::string RopeJson(const Rope& rope) {
+  const RopeScaling& scaling = rope.scaling;
   return absl::StrFormat(
+      R"({"attention_factor":%.17g,"beta_fast":%.17g,"beta_slow":%.17g,"factor":%.17g,)"
+      R"("high_freq_factor":%.17g,"long_factor":[%s],"low_freq_factor":%.17g,"original":%d,)"
+      R"("short_factor":[%s],"theta":%.17g,"truncate":%d,"type":%d})",
+      scaling.attention_factor, scaling.beta_fast, scaling.beta_slow, scaling.factor,
+      scaling.high_freq_factor, absl::StrJoin(scaling.long_factor, ","), scaling.low_freq_factor,
+      scaling.original_max_position_embeddings, absl::StrJoin(scaling.short_factor, ","),
+      rope.theta, scaling.truncate, static_cast<int>(scaling.type));
+}
+
+// One letter for each layer: s(liding), r(otating) and e(xperts) as the bits of 'a' and up. Empty
+// where no layer is special.
+std::string LayersText(const ModelConfig& config) {
+  std::string text;
+  bool plain = true;
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const LayerOptions layer = config.Layer(i);
+    text += static_cast<char>('a' + layer.sliding + 2 * layer.rotates + 4 * layer.experts);
+    plain = plain && !layer.sliding && layer.rotates && !layer.experts;
+  }
+  return plain ? "" : text;
+}
+
+// What a plain Llama does not have.
+std::string SwitchesJson(const ModelConfig& config) {
+  return absl::StrFormat(
+      R"({"activation":%d,"attention_scale":%.17g,"attention_softcap":%.17g,)"
+      R"("embedding_scale":%.17g,"expert_intermediate_size":%d,"experts_per_token":%d,)"
+      R"("family":"%s","final_softcap":%.17g,"head":%d,"layers":"%s","mlp_bias":%d,)"
+      R"("normalize_expert_weights":%d,"num_experts":%d,"output_bias":%d,"qk_norm":%d,)"
+      R"("qkv_bias":%d,"rotary_dim":%d,"score_bias":%d,"sliding_rope":%s,"sliding_window":%d,)"
+      R"("unit_offset_norm":%d})",
+      static_cast<int>(config.activation), config.attention_scale, config.attention_softcap,
+      config.embedding_scale, config.expert_intermediate_size, config.experts_per_token,
+      config.family, config.final_softcap, static_cast<int>(config.head), LayersText(config),
+      config.mlp_bias, config.normalize_expert_weights, config.num_experts, config.output_bias,
+      static_cast<int>(config.qk_norm), config.qkv_bias, config.rotary_dim, config.score_bias,
+      config.sliding_rope ? RopeJson(*config.sliding_rope) : "null", config.sliding_window,
+      config.unit_offset_norm);
+}
+
+// Of a plain Llama only the first part, as it was before there were other families.
+std::string CanonicalJson(const ModelConfig& config) {
+  const RopeScaling& rope = config.rope.scaling;
+  std::string json = absl::StrFormat(
       R"({"head_dim":%d,"hidden_size":%d,"intermediate_size":%d,"max_position_embeddings":%d,)"
       R"("num_heads":%d,"num_kv_heads":%d,"num_layers":%d,"rms_norm_eps":%.17g,)"
       R"("rope_factor":%.17g,"rope_high_freq_factor":%.17g,"rope_low_freq_factor":%.17g,)"
@@ -25,8 +70,11 @@ std::string CanonicalJson(const ModelConfig& config) {
       config.head_dim, config.hidden_size, config.intermediate_size, config.max_position_embeddings,
       config.num_heads, config.num_kv_heads, config.num_layers, config.rms_norm_eps, rope.factor,
       rope.high_freq_factor, rope.low_freq_factor, rope.original_max_position_embeddings,
-      config.rope_theta, static_cast<int>(rope.type), config.tie_word_embeddings ? "true" : "false",
+      config.rope.theta, static_cast<int>(rope.type), config.tie_word_embeddings ? "true" : "false",
       config.vocab_size);
+  if (SwitchesJson(config) != SwitchesJson(ModelConfig())) json += SwitchesJson(config);
+  if (rope.type > RopeScaling::Type::kLlama3) json += RopeJson(config.rope);
+  return json;
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ TEST(IdentityTest, ArchitectureHashSeesWhatDecidesTheForwardPass) {
   const std::string hash = ArchitectureHash(Config());
   EXPECT_EQ(hash.size(), 32u);
   ModelConfig other = Config();
-  other.rope_theta = 20000;
+  other.rope.theta = 20000;
   EXPECT_NE(ArchitectureHash(other), hash);
   other = Config();
   other.tie_word_embeddings = true;

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
@@ -56,71 +57,118 @@ void PackInto(const at::Tensor& w, at::Tensor& panels) {
                  [&](int64_t begin, int64_t end) { kernels::Kernels().pack(args, begin, end); });
 }
 
-void ParallelGemm(const kernels::GemmArgs& args) {
-  const GemmTiling tiling(args);
-  ParallelTasks(tiling.row_blocks * tiling.groups, kernels::kGemmScratchFloats,
-                args.m * args.n * args.k, [&](int64_t task, float* scratch) {
-                  kernels::Kernels().gemm(args, tiling.Range(args, task), scratch);
-                });
+void ParallelGemms(std::span<const kernels::GemmArgs> calls) {
+  std::vector<GemmTiling> tilings;
+  std::vector<int64_t> first_task = {0};
+  int64_t work = 0;
+  for (const kernels::GemmArgs& args : calls) {
+    const GemmTiling& tiling = tilings.emplace_back(args);
+    first_task.push_back(first_task.back() + tiling.row_blocks * tiling.groups);
+    work += args.m * args.n * args.k;
+  }
+  ParallelTasks(
+      first_task.back(), kernels::kGemmScratchFloats, work, [&](int64_t task, float* scratch) {
+        const auto after = std::upper_bound(first_task.begin(), first_task.end(), task);
+        const auto call = after - first_task.begin() - 1;
+        const kernels::GemmRange range = tilings[call].Range(calls[call], task - first_task[call]);
+        kernels::Kernels().gemm(calls[call], range, scratch);
+      });
+}
+
+kernels::GemmArgs LinearArgs(const at::Tensor& x, const at::Tensor& panels, const at::Tensor& bias,
+                             at::Tensor& y) {
+  const int64_t m = x.size(0), k = x.size(1), n = y.size(1);
+  return {.m = m,
+          .n = n,
+          .k = k,
+          .a = x.const_data_ptr(),
+          .a_type = ElementOf(x),
+          .a_row_stride = k,
+          .a_depth_stride = 1,
+          .b = panels.const_data_ptr(),
+          .b_type = ElementOf(panels),
+          .b_stride = 0,
+          .c = y.mutable_data_ptr(),
+          .c_type = ElementOf(y),
+          .c_stride = n,
+          .accumulate = false,
+          .bias = bias.defined() ? bias.const_data_ptr() : nullptr};
+}
+
+kernels::GemmArgs LinearDxArgs(const at::Tensor& dy, const at::Tensor& w, at::Tensor& dx,
+                               bool accumulate) {
+  const int64_t m = dy.size(0), n = dy.size(1), k = w.size(1);
+  return {.m = m,
+          .n = k,
+          .k = n,
+          .a = dy.const_data_ptr(),
+          .a_type = ElementOf(dy),
+          .a_row_stride = n,
+          .a_depth_stride = 1,
+          .b = w.const_data_ptr(),
+          .b_type = ElementOf(w),
+          .b_stride = k,
+          .c = dx.mutable_data_ptr(),
+          .c_type = ElementOf(dx),
+          .c_stride = k,
+          .accumulate = accumulate,
+          .bias = nullptr};
+}
+
+kernels::GemmArgs LinearDwArgs(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw,
+                               bool accumulate) {
+  const int64_t m = dy.size(0), n = dy.size(1), k = x.size(1);
+  return {.m = n,
+          .n = k,
+          .k = m,
+          .a = dy.const_data_ptr(),
+          .a_type = ElementOf(dy),
+          .a_row_stride = 1,
+          .a_depth_stride = n,
+          .b = x.const_data_ptr(),
+          .b_type = ElementOf(x),
+          .b_stride = k,
+          .c = dw.mutable_data_ptr(),
+          .c_type = ElementOf(dw),
+          .c_stride = k,
+          .accumulate = accumulate,
+          .bias = nullptr};
 }
 
 at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t n,
-                         at::ScalarType type) {
-  const int64_t m = x.size(0), k = x.size(1);
-  at::Tensor y = at::empty({m, n}, Options(type));
-  ParallelGemm({.m = m,
-                .n = n,
-                .k = k,
-                .a = x.const_data_ptr(),
-                .a_type = ElementOf(x),
-                .a_row_stride = k,
-                .a_depth_stride = 1,
-                .b = panels.const_data_ptr(),
-                .b_type = ElementOf(panels),
-                .b_stride = 0,
-                .c = y.mutable_data_ptr(),
-                .c_type = ElementOf(y),
-                .c_stride = n,
-                .accumulate = false});
+                         at::ScalarType type, const at::Tensor& bias) {
+  at::Tensor y = at::empty({x.size(0), n}, Options(type));
+  const kernels::GemmArgs args = LinearArgs(x, panels, bias, y);
+  ParallelGemms({&args, 1});
   return y;
 }
 
 at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w) {
-  const int64_t m = dy.size(0), n = dy.size(1), k = w.size(1);
-  at::Tensor dx = at::empty({m, k}, Options(w.scalar_type()));
-  ParallelGemm({.m = m,
-                .n = k,
-                .k = n,
-                .a = dy.const_data_ptr(),
-                .a_type = ElementOf(dy),
-                .a_row_stride = n,
-                .a_depth_stride = 1,
-                .b = w.const_data_ptr(),
-                .b_type = ElementOf(w),
-                .b_stride = k,
-                .c = dx.mutable_data_ptr(),
-                .c_type = ElementOf(dx),
-                .c_stride = k,
-                .accumulate = false});
+  at::Tensor dx = at::empty({dy.size(0), w.size(1)}, Options(w.scalar_type()));
+  const kernels::GemmArgs args = LinearDxArgs(dy, w, dx, /*accumulate=*/false);
+  ParallelGemms({&args, 1});
   return dx;
 }
 
 void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool accumulate) {
-  const int64_t m = dy.size(0), n = dy.size(1), k = x.size(1);
-  ParallelGemm({.m = n,
-                .n = k,
-                .k = m,
-                .a = dy.const_data_ptr(),
-                .a_type = ElementOf(dy),
-                .a_row_stride = 1,
-                .a_depth_stride = n,
-                .b = x.const_data_ptr(),
-                .b_type = ElementOf(x),
-                .b_stride = k,
-                .c = dw.mutable_data_ptr(),
-                .c_type = ElementOf(dw),
-                .c_stride = k,
-                .accumulate = accumulate});
+  const kernels::GemmArgs args = LinearDwArgs(dy, x, dw, accumulate);
+  ParallelGemms({&args, 1});
+}
+
+at::Tensor LinearDbias(const at::Tensor& dy) {
+  // A key's bias hardly moves the softmax: its gradient is what is left of terms thousands of times
+  // larger, so they are added in float64, in token order.
+  const at::Tensor rows = dy.to(at::kFloat).contiguous();
+  const int64_t tokens = rows.size(0), width = rows.size(1);
+  std::vector<double> sums(static_cast<size_t>(width), 0.0);
+  const float* row = rows.const_data_ptr<float>();
+  for (int64_t t = 0; t < tokens; ++t, row += width) {
+    for (int64_t i = 0; i < width; ++i) sums[static_cast<size_t>(i)] += row[i];
+  }
+  at::Tensor out = at::empty({width}, Options(at::kFloat));
+  float* to = out.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < width; ++i) to[i] = static_cast<float>(sums[static_cast<size_t>(i)]);
+  return out;
 }
 
 at::Tensor EmbedForward(const at::Tensor& table, const at::Tensor& ids) {
@@ -168,11 +216,13 @@ at::Tensor EmbedBackward(const at::Tensor& dy, const at::Tensor& ids, int64_t vo
   return sums;
 }
 
-at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                          bool unit_offset) {
   at::Tensor y = at::empty_like(x);
   kernels::RmsNormArgs args{};
   args.width = x.size(1);
   args.epsilon = static_cast<float>(epsilon);
+  args.unit_offset = unit_offset;
   args.type = ElementOf(x);
   args.x = x.const_data_ptr();
   args.weight = weight.const_data_ptr();
@@ -184,13 +234,15 @@ at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double 
 }
 
 std::pair<at::Tensor, at::Tensor> RmsNormBackward(const at::Tensor& dy, const at::Tensor& x,
-                                                  const at::Tensor& weight, double epsilon) {
+                                                  const at::Tensor& weight, double epsilon,
+                                                  bool unit_offset) {
   at::Tensor dx = at::empty_like(x);
   at::Tensor dweight = at::empty({x.size(1)}, Options(at::kFloat));
   at::Tensor inverse_rms = at::empty({x.size(0)}, Options(at::kFloat));
   kernels::RmsNormArgs args{};
   args.width = x.size(1);
   args.epsilon = static_cast<float>(epsilon);
+  args.unit_offset = unit_offset;
   args.type = ElementOf(x);
   args.x = x.const_data_ptr();
   args.weight = weight.const_data_ptr();
@@ -224,9 +276,11 @@ at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const
   return y;
 }
 
-at::Tensor SwiGluForward(const at::Tensor& gate, const at::Tensor& up) {
+at::Tensor GluForward(kernels::Activation activation, const at::Tensor& gate,
+                      const at::Tensor& up) {
   at::Tensor y = at::empty_like(gate);
   kernels::GluArgs args{};
+  args.activation = activation;
   args.type = ElementOf(gate);
   args.gate = gate.const_data_ptr();
   args.up = up.const_data_ptr();
@@ -237,10 +291,11 @@ at::Tensor SwiGluForward(const at::Tensor& gate, const at::Tensor& up) {
   return y;
 }
 
-std::pair<at::Tensor, at::Tensor> SwiGluBackward(const at::Tensor& dy, const at::Tensor& gate,
-                                                 const at::Tensor& up) {
+std::pair<at::Tensor, at::Tensor> GluBackward(kernels::Activation activation, const at::Tensor& dy,
+                                              const at::Tensor& gate, const at::Tensor& up) {
   at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
   kernels::GluArgs args{};
+  args.activation = activation;
   args.type = ElementOf(gate);
   args.gate = gate.const_data_ptr();
   args.up = up.const_data_ptr();
@@ -251,6 +306,15 @@ std::pair<at::Tensor, at::Tensor> SwiGluBackward(const at::Tensor& dy, const at:
     kernels::Kernels().glu_backward(args, begin, end);
   });
   return {dgate, dup};
+}
+
+void SoftCapInPlace(at::Tensor& x, double cap, at::Tensor* slope) {
+  if (slope != nullptr) *slope = at::empty_like(x);
+  const kernels::SoftCapArgs args{static_cast<float>(cap), x.mutable_data_ptr<float>(),
+                                  slope == nullptr ? nullptr : slope->mutable_data_ptr<float>()};
+  ParallelRanges(x.numel(), kernels::kLanes, 16 * x.numel(), [&](int64_t begin, int64_t end) {
+    kernels::Kernels().soft_cap(args, begin, end);
+  });
 }
 
 }  // namespace rollcall::model

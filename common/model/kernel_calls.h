@@ -5,9 +5,11 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "common/model/attention_rule.h"
 #include "common/model/kernels/kernels.h"
 #include "common/model/kv_cache.h"
 
@@ -20,44 +22,63 @@ kernels::Element ElementOf(const at::Tensor& tensor);
 // Copies w: [n, k] into panels: a flat tensor of w's dtype.
 void PackInto(const at::Tensor& w, at::Tensor& panels);
 
-// Runs one product over all threads (kernels::GemmArgs).
-void ParallelGemm(const kernels::GemmArgs& args);
+// Runs products over all threads, their tasks together (kernels::GemmArgs). They must not write to
+// the same places.
+void ParallelGemms(std::span<const kernels::GemmArgs> calls);
 
-// y = x w^T from packed panels; y: [m, n] of dtype `type`.
+// The arguments of y = x w^T (+ bias) from packed panels, x: [m, k], y: [m, n]; of dx = dy w; and
+// of dw (+)= dy^T x. All contiguous.
+kernels::GemmArgs LinearArgs(const at::Tensor& x, const at::Tensor& panels, const at::Tensor& bias,
+                             at::Tensor& y);
+kernels::GemmArgs LinearDxArgs(const at::Tensor& dy, const at::Tensor& w, at::Tensor& dx,
+                               bool accumulate);
+kernels::GemmArgs LinearDwArgs(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw,
+                               bool accumulate);
+
+// y = x w^T from packed panels, plus the bias if it is defined; y: [m, n] of dtype `type`.
 at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t n,
-                         at::ScalarType type);
+                         at::ScalarType type, const at::Tensor& bias = {});
 // dx = dy w, dy's dtype.
 at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w);
 // dw (+)= dy^T x, float32 [n, k].
 void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool accumulate);
+// Sums over the rows of dy, each one chain; float32 [n].
+at::Tensor LinearDbias(const at::Tensor& dy);
 
 at::Tensor EmbedForward(const at::Tensor& table, const at::Tensor& ids);
 // Sums the rows of dy by token id, each in token order; float32 [vocab, hidden].
 at::Tensor EmbedBackward(const at::Tensor& dy, const at::Tensor& ids, int64_t vocab);
 
-at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                          bool unit_offset);
 // {dx, dweight float32}
 std::pair<at::Tensor, at::Tensor> RmsNormBackward(const at::Tensor& dy, const at::Tensor& x,
-                                                  const at::Tensor& weight, double epsilon);
+                                                  const at::Tensor& weight, double epsilon,
+                                                  bool unit_offset);
 
 at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& table,
                          bool inverse);
 
-at::Tensor SwiGluForward(const at::Tensor& gate, const at::Tensor& up);
-std::pair<at::Tensor, at::Tensor> SwiGluBackward(const at::Tensor& dy, const at::Tensor& gate,
-                                                 const at::Tensor& up);
+at::Tensor GluForward(kernels::Activation activation, const at::Tensor& gate, const at::Tensor& up);
+std::pair<at::Tensor, at::Tensor> GluBackward(kernels::Activation activation, const at::Tensor& dy,
+                                              const at::Tensor& gate, const at::Tensor& up);
+
+// In place on a float32 tensor; where `slope` is not null it gets the derivative, of x's shape.
+void SoftCapInPlace(at::Tensor& x, double cap, at::Tensor* slope);
 
 at::Tensor PackedAttentionForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const std::vector<int64_t>& cu_seqlens, double scale);
+                                  const std::vector<int64_t>& cu_seqlens,
+                                  const AttentionRule& rule);
 struct QkvGradients {
   at::Tensor dq, dk, dv;
 };
 QkvGradients PackedAttentionBackward(const at::Tensor& dout, const at::Tensor& q,
                                      const at::Tensor& k, const at::Tensor& v,
-                                     const std::vector<int64_t>& cu_seqlens, double scale);
+                                     const std::vector<int64_t>& cu_seqlens,
+                                     const AttentionRule& rule);
 
 at::Tensor PagedAttentionForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const std::vector<PagedSequence>& sequences, const KvCache& cache,
-                                 int64_t layer, double scale);
+                                 int64_t layer, const AttentionRule& rule);
 
 }  // namespace rollcall::model

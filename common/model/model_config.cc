@@ -1,210 +1,206 @@
 #include "common/model/model_config.h"
 
-#include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/model/config_reader.h"
+#include "common/model/families/family.h"
+#include "common/model/parameter_list.h"
 
 namespace rollcall::model {
 namespace {
 
 using Json = nlohmann::json;
 
-// Far above any real model; keeps products of sizes inside int64.
-constexpr int64_t kMaxSize = int64_t{1} << 24;
-
-absl::Status Expected(std::string_view field, std::string_view expected, const Json& got) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(std::string(field), ": expected ", std::string(expected), ", got ", got.dump()));
+absl::StatusOr<const Family*> ReadFamily(const ConfigReader& reader) {
+  if (!reader.Has("model_type") || !reader.Get("model_type").is_string()) {
+    return ExpectedError("model_type", "a string", reader.Get("model_type"));
+  }
+  const auto model_type = reader.Get("model_type").get<std::string>();
+  if (const Family* family = FindFamily(model_type); family != nullptr) return family;
+  std::string known;
+  for (const Family* family : Families()) {
+    absl::StrAppend(&known, known.empty() ? "" : ", ", Json(family->model_type).dump());
+  }
+  return UnsupportedError("model_type", model_type, known);
 }
 
-absl::Status Unsupported(std::string_view field, const Json& got, std::string_view supported) {
-  return absl::UnimplementedError(
-      absl::StrCat(std::string(field), ": ", got.dump(),
-                   " is not supported; supported: ", std::string(supported)));
+// One label, by name or by number: transformers counts two where nothing is said.
+void RequireOneLabel(ConfigReader& reader) {
+  if (reader.Has("num_labels")) return reader.RefuseUnless("num_labels", 1);
+  const size_t labels = reader.Has("id2label") ? reader.Get("id2label").size() : 2;
+  if (labels != 1) reader.Update(UnsupportedError("num_labels", labels, "1"));
 }
 
-// Reads the fields of one JSON object; the first error wins and later reads do nothing. A null
-// counts as absent.
-class Reader {
- public:
-  Reader(const Json& object, std::string prefix) : object_(object), prefix_(std::move(prefix)) {}
+void ReadHead(ConfigReader& reader, const Family& family, ModelConfig& config) {
+  if (!reader.Has("architectures")) return;
+  const std::string language = absl::StrCat(family.prefix, "ForCausalLM");
+  const std::string sequence = absl::StrCat(family.score_prefix, "ForSequenceClassification");
+  const std::string token = absl::StrCat(family.score_prefix, "ForTokenClassification");
+  const Json given = reader.Get("architectures");
+  if (given == Json::array({language})) return;
+  config.head = given == Json::array({sequence}) ? Head::kSequenceScore : Head::kTokenScore;
+  if (config.head == Head::kTokenScore && given != Json::array({token})) {
+    return reader.Update(UnsupportedError(
+        "architectures", given,
+        absl::StrCat("[\"", language, "\"], [\"", sequence, "\"], [\"", token, "\"]")));
+  }
+  RequireOneLabel(reader);
+  if (config.head != Head::kTokenScore) return;
+  config.score_bias = true;
+  reader.Bool("token_classification_bias", &config.score_bias);
+}
 
-  bool Has(const char* field) const { return object_.contains(field) && !object_[field].is_null(); }
-  const Json& Get(const char* field) const { return object_[field]; }
-  std::string Name(const char* field) const { return prefix_ + field; }
+void ReadTokenIds(ConfigReader& reader, ModelConfig& config) {
+  // A family's default that the vocabulary lacks names no token.
+  const auto outside = [&](int64_t id) { return id >= config.vocab_size; };
+  std::erase_if(config.eos_token_ids, outside);
+  if (config.bos_token_id && outside(*config.bos_token_id)) config.bos_token_id.reset();
+  if (config.pad_token_id && outside(*config.pad_token_id)) config.pad_token_id.reset();
 
-  void Integer(const char* field, bool required, int64_t low, int64_t* out) {
-    if (!Present(field, required, "an integer")) return;
-    const Json& value = object_[field];
-    if (!value.is_number_integer() || value < low || value > kMaxSize) {
-      return Fail(field, absl::StrCat("an integer from ", low, " to ", kMaxSize));
+  reader.NullableInteger("bos_token_id", 0, &config.bos_token_id);
+  if (reader.Has("pad_token_id") && reader.Get("pad_token_id") == -1) {
+    config.pad_token_id.reset();  // how some checkpoints write "no padding"
+  } else {
+    reader.NullableInteger("pad_token_id", 0, &config.pad_token_id);
+  }
+  if (!reader.Contains("eos_token_id")) return;
+  config.eos_token_ids.clear();
+  if (!reader.Has("eos_token_id")) return;
+  const Json given = reader.Get("eos_token_id");
+  for (const Json& id : given.is_array() ? given : Json::array({given})) {
+    if (!id.is_number_integer() || id < 0 || id > ConfigReader::kMaxSize) {
+      return reader.Fail("eos_token_id", "a token id or a list of token ids");
     }
-    *out = value.get<int64_t>();
-  }
-
-  void Positive(const char* field, bool required, double* out) {
-    if (!Present(field, required, "a number")) return;
-    const Json& value = object_[field];
-    if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
-      return Fail(field, "a number above 0");
-    }
-    *out = value.get<double>();
-  }
-
-  void Bool(const char* field, bool* out) {
-    if (!Present(field, false, "true or false")) return;
-    if (!object_[field].is_boolean()) return Fail(field, "true or false");
-    *out = object_[field].get<bool>();
-  }
-
-  void Text(const char* field, std::string* out) {
-    if (!Present(field, false, "a string")) return;
-    if (!object_[field].is_string()) return Fail(field, "a string");
-    *out = object_[field].get<std::string>();
-  }
-
-  void Fail(const char* field, std::string_view expected) {
-    Update(Expected(Name(field), expected, object_.contains(field) ? object_[field] : Json()));
-  }
-  void Update(absl::Status status) {
-    if (status_.ok()) status_ = std::move(status);
-  }
-  const absl::Status& status() const { return status_; }
-  const Json& object() const { return object_; }
-
- private:
-  bool Present(const char* field, bool required, std::string_view expected) {
-    if (!status_.ok()) return false;
-    if (Has(field)) return true;
-    if (required) {
-      Update(absl::InvalidArgumentError(
-          absl::StrCat(Name(field), ": expected ", std::string(expected), ", got nothing")));
-    }
-    return false;
-  }
-
-  const Json& object_;
-  std::string prefix_;
-  absl::Status status_;
-};
-
-// Settings that would change the result and that this code does not compute.
-void RefuseUnsupported(Reader& reader) {
-  const auto refuse_unless = [&](const char* field, const Json& only, std::string_view supported) {
-    if (reader.Has(field) && reader.Get(field) != only) {
-      reader.Update(Unsupported(reader.Name(field), reader.Get(field), supported));
-    }
-  };
-  if (!reader.Has("model_type")) return reader.Fail("model_type", "a string");
-  refuse_unless("model_type", "llama", "\"llama\"");
-  refuse_unless("architectures", Json::array({"LlamaForCausalLM"}), "[\"LlamaForCausalLM\"]");
-  refuse_unless("hidden_act", "silu", "\"silu\"");
-  refuse_unless("attention_bias", false, "false");
-  refuse_unless("mlp_bias", false, "false");
-  refuse_unless("partial_rotary_factor", 1.0, "1.0");
-  if (reader.Has("quantization_config")) {
-    reader.Update(Unsupported("quantization_config", reader.Get("quantization_config"),
-                              "unquantized weights"));
+    config.eos_token_ids.push_back(id.get<int64_t>());
   }
 }
 
-void ReadTokenIds(Reader& reader, ModelConfig* config) {
-  // transformers' LlamaConfig has 1 and 2 where the field is absent; an explicit null means none.
-  const auto optional_id = [&](const char* field, const Json& object,
-                               std::optional<int64_t> absent) -> std::optional<int64_t> {
-    if (!object.contains(field)) return absent;
-    int64_t id = -1;
-    reader.Integer(field, false, 0, &id);
-    return id < 0 ? std::nullopt : std::optional<int64_t>(id);
-  };
-  const Json& object = reader.object();
-  config->bos_token_id = optional_id("bos_token_id", object, 1);
-  // Some checkpoints write -1 for "no padding".
-  const bool no_padding = reader.Has("pad_token_id") && reader.Get("pad_token_id") == -1;
-  if (!no_padding) config->pad_token_id = optional_id("pad_token_id", object, std::nullopt);
-  config->eos_token_ids.clear();
-  if (!object.contains("eos_token_id")) {
-    config->eos_token_ids = {2};
-  } else if (reader.Has("eos_token_id")) {
-    const Json ids = reader.Get("eos_token_id").is_array()
-                         ? reader.Get("eos_token_id")
-                         : Json::array({reader.Get("eos_token_id")});
-    for (const Json& id : ids) {
-      if (!id.is_number_integer() || id < 0 || id > kMaxSize) {
-        return reader.Fail("eos_token_id", "a token id or a list of token ids");
-      }
-      config->eos_token_ids.push_back(id.get<int64_t>());
-    }
-  }
-}
-
-absl::Status ReadRope(const Json& object, ModelConfig* config) {
-  Reader top(object, "");
-  top.Positive("rope_theta", false, &config->rope_theta);
-  ROLLCALL_RETURN_IF_ERROR(top.status());
-  const char* field = top.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!top.Has(field)) return absl::OkStatus();
-  if (!top.Get(field).is_object()) return Expected(field, "an object", top.Get(field));
-
-  Reader reader(top.Get(field), absl::StrCat(field, "."));
-  reader.Positive("rope_theta", false, &config->rope_theta);
-  const char* type_field = reader.Has("rope_type") ? "rope_type" : "type";
-  std::string type = "default";
-  reader.Text(type_field, &type);
-  RopeScaling& scaling = config->rope_scaling;
-  if (type == "linear" || type == "llama3") {
-    scaling.type = type == "linear" ? RopeScaling::Type::kLinear : RopeScaling::Type::kLlama3;
-    reader.Positive("factor", true, &scaling.factor);
-  } else if (type != "default") {
-    return Unsupported(reader.Name(type_field), type, "\"default\", \"linear\", \"llama3\"");
-  }
-  if (type == "llama3") {
-    reader.Positive("low_freq_factor", true, &scaling.low_freq_factor);
-    reader.Positive("high_freq_factor", true, &scaling.high_freq_factor);
-    reader.Integer("original_max_position_embeddings", true, 1,
-                   &scaling.original_max_position_embeddings);
-  }
-  if (reader.Has("partial_rotary_factor") && reader.Get("partial_rotary_factor") != 1.0) {
-    return Unsupported(reader.Name("partial_rotary_factor"), reader.Get("partial_rotary_factor"),
-                       "1.0");
-  }
-  return reader.status();
-}
-
-absl::StatusOr<ModelConfig> Parse(std::string_view json) {
-  const Json object = Json::parse(json, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return absl::InvalidArgumentError("expected a JSON object");
-  ModelConfig config;
-  Reader reader(object, "");
-  RefuseUnsupported(reader);
+void ReadSizes(ConfigReader& reader, ModelConfig& config) {
   reader.Integer("vocab_size", true, 1, &config.vocab_size);
   reader.Integer("hidden_size", true, 1, &config.hidden_size);
   reader.Integer("intermediate_size", true, 1, &config.intermediate_size);
   reader.Integer("num_hidden_layers", true, 1, &config.num_layers);
   reader.Integer("num_attention_heads", true, 1, &config.num_heads);
-  config.num_kv_heads = config.num_heads;
-  reader.Integer("num_key_value_heads", false, 1, &config.num_kv_heads);
-  if (config.num_heads > 0) config.head_dim = config.hidden_size / config.num_heads;
-  if (reader.status().ok() && !reader.Has("head_dim") &&
-      config.head_dim * config.num_heads != config.hidden_size) {
+  if (!reader.status().ok()) return;
+
+  std::optional<int64_t> kv_heads, head_dim;
+  if (config.num_kv_heads > 0) kv_heads = config.num_kv_heads;
+  if (config.head_dim > 0) head_dim = config.head_dim;
+  reader.NullableInteger("num_key_value_heads", 1, &kv_heads);
+  reader.NullableInteger("head_dim", 2, &head_dim);
+  config.num_kv_heads = kv_heads.value_or(config.num_heads);
+  config.head_dim = head_dim.value_or(config.hidden_size / config.num_heads);
+  if (!head_dim && config.head_dim * config.num_heads != config.hidden_size) {
     reader.Fail("hidden_size", "a multiple of num_attention_heads where head_dim is not given");
   }
-  reader.Integer("head_dim", false, 2, &config.head_dim);
   reader.Integer("max_position_embeddings", false, 1, &config.max_position_embeddings);
   reader.Positive("rms_norm_eps", false, &config.rms_norm_eps);
   reader.Positive("initializer_range", false, &config.initializer_range);
   reader.Bool("tie_word_embeddings", &config.tie_word_embeddings);
+}
+
+void ReadActivation(ConfigReader& reader, const char* field, ModelConfig& config) {
+  std::string name;
+  reader.Text(field, &name);
+  if (name.empty()) return;
+  if (name == "silu" || name == "swish") {
+    config.activation = kernels::Activation::kSilu;
+  } else if (name == "gelu_pytorch_tanh") {
+    config.activation = kernels::Activation::kGeluTanh;
+  } else {
+    reader.Update(UnsupportedError(field, name, R"("silu", "gelu_pytorch_tanh")"));
+  }
+}
+
+absl::StatusOr<ModelConfig> Parse(std::string_view json) {
+  const Json object = Json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) return absl::InvalidArgumentError("expected a JSON object");
+  ConfigReader reader(object, "");
+  ROLLCALL_ASSIGN_OR_RETURN(const Family* const family, ReadFamily(reader));
+  ModelConfig config;
+  config.family = family->model_type;
+  family->set_defaults(config);
+  if (reader.Has("quantization_config")) {
+    reader.Update(UnsupportedError("quantization_config", reader.Get("quantization_config"),
+                                   "unquantized weights"));
+  }
+  ReadHead(reader, *family, config);
+  ReadActivation(reader, family->activation_field, config);
+  ReadSizes(reader, config);
   reader.Text("torch_dtype", &config.dtype);
   reader.Text("dtype", &config.dtype);
-  ReadTokenIds(reader, &config);
+  ReadTokenIds(reader, config);
   ROLLCALL_RETURN_IF_ERROR(reader.status());
-  ROLLCALL_RETURN_IF_ERROR(ReadRope(object, &config));
+  family->read(reader, config);
+  ROLLCALL_RETURN_IF_ERROR(reader.status());
   ROLLCALL_RETURN_IF_ERROR(config.Validate());
   config.original_json = std::string(json);
   return config;
+}
+
+absl::Status ValidateRope(const Rope& rope, int64_t rotary_dim) {
+  const RopeScaling& scaling = rope.scaling;
+  if (scaling.type == RopeScaling::Type::kLlama3 &&
+      scaling.high_freq_factor <= scaling.low_freq_factor) {
+    return ExpectedError("high_freq_factor", "more than low_freq_factor", scaling.high_freq_factor);
+  }
+  if (scaling.type == RopeScaling::Type::kDynamic && rotary_dim <= 2) {
+    return ExpectedError("head_dim", "more than 2 with the rope type \"dynamic\"", rotary_dim);
+  }
+  const auto frequencies = static_cast<size_t>(rotary_dim / 2);
+  if (scaling.type == RopeScaling::Type::kLongRope &&
+      (scaling.short_factor.size() != frequencies || scaling.long_factor.size() != frequencies)) {
+    return ExpectedError("short_factor, long_factor", absl::StrCat(frequencies, " numbers"),
+                         {scaling.short_factor.size(), scaling.long_factor.size()});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLayers(const ModelConfig& config) {
+  if (!config.layers.empty() && config.layers.size() != static_cast<size_t>(config.num_layers)) {
+    return ExpectedError("layers", absl::StrCat(config.num_layers, " of them"),
+                         config.layers.size());
+  }
+  bool experts = false, sliding = false;
+  for (const LayerOptions& layer : config.layers) {
+    experts = experts || layer.experts;
+    sliding = sliding || layer.sliding;
+  }
+  if (sliding && config.sliding_window < 1) {
+    return ExpectedError("sliding_window", "an integer from 1, as layers slide",
+                         config.sliding_window);
+  }
+  if (!experts) return absl::OkStatus();
+  if (config.num_experts < 1 || config.num_experts > kernels::kMaxExperts) {
+    return ExpectedError("num_experts", absl::StrCat("an integer from 1 to ", kernels::kMaxExperts),
+                         config.num_experts);
+  }
+  if (config.experts_per_token < 1 || config.experts_per_token > config.num_experts) {
+    return ExpectedError("num_experts_per_tok", "an integer from 1 to the number of experts",
+                         config.experts_per_token);
+  }
+  if (config.expert_intermediate_size < 1) {
+    return ExpectedError("moe_intermediate_size", "an integer from 1",
+                         config.expert_intermediate_size);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateTokenIds(const ModelConfig& config) {
+  for (int64_t id : config.eos_token_ids) {
+    if (id < 0 || id >= config.vocab_size) {
+      return ExpectedError("eos_token_id", "less than vocab_size", id);
+    }
+  }
+  for (const auto& [field, id] :
+       {std::pair("bos_token_id", config.bos_token_id), {"pad_token_id", config.pad_token_id}}) {
+    if (id.has_value() && (*id < 0 || *id >= config.vocab_size)) {
+      return ExpectedError(field, "less than vocab_size", *id);
+    }
+  }
+  return absl::OkStatus();
 }
 
 Json RopeJson(const RopeScaling& scaling) {
@@ -213,11 +209,27 @@ Json RopeJson(const RopeScaling& scaling) {
       return nullptr;
     case RopeScaling::Type::kLinear:
       return {{"rope_type", "linear"}, {"factor", scaling.factor}};
+    case RopeScaling::Type::kDynamic:
+      return {{"rope_type", "dynamic"}, {"factor", scaling.factor}};
     case RopeScaling::Type::kLlama3:
       return {{"rope_type", "llama3"},
               {"factor", scaling.factor},
               {"low_freq_factor", scaling.low_freq_factor},
               {"high_freq_factor", scaling.high_freq_factor},
+              {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
+    case RopeScaling::Type::kYarn:
+      return {{"rope_type", "yarn"},
+              {"factor", scaling.factor},
+              {"attention_factor", scaling.attention_factor},
+              {"beta_fast", scaling.beta_fast},
+              {"beta_slow", scaling.beta_slow},
+              {"truncate", scaling.truncate},
+              {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
+    case RopeScaling::Type::kLongRope:
+      return {{"rope_type", "longrope"},
+              {"attention_factor", scaling.attention_factor},
+              {"short_factor", scaling.short_factor},
+              {"long_factor", scaling.long_factor},
               {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
   }
   return nullptr;
@@ -232,41 +244,40 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(std::string_view json, std::st
 }
 
 absl::Status ModelConfig::Validate() const {
-  const auto size = [](const char* field, int64_t value) {
-    return value >= 1 && value <= kMaxSize
-               ? absl::OkStatus()
-               : Expected(field, absl::StrCat("1 to ", kMaxSize), value);
-  };
-  ROLLCALL_RETURN_IF_ERROR(size("vocab_size", vocab_size));
-  ROLLCALL_RETURN_IF_ERROR(size("hidden_size", hidden_size));
-  ROLLCALL_RETURN_IF_ERROR(size("intermediate_size", intermediate_size));
-  ROLLCALL_RETURN_IF_ERROR(size("num_hidden_layers", num_layers));
-  ROLLCALL_RETURN_IF_ERROR(size("num_attention_heads", num_heads));
-  ROLLCALL_RETURN_IF_ERROR(size("num_key_value_heads", num_kv_heads));
-  ROLLCALL_RETURN_IF_ERROR(size("head_dim", head_dim));
-  ROLLCALL_RETURN_IF_ERROR(size("max_position_embeddings", max_position_embeddings));
-  if (num_heads % num_kv_heads != 0) {
-    return Expected("num_key_value_heads", "a divisor of num_attention_heads", num_kv_heads);
-  }
-  if (num_heads / num_kv_heads > 64) {
-    return Unsupported("num_key_value_heads", num_kv_heads, "at most 64 query heads a KV head");
-  }
-  if (head_dim % 2 != 0) return Expected("head_dim", "an even number", head_dim);
-  if (rope_scaling.type == RopeScaling::Type::kLlama3 &&
-      rope_scaling.high_freq_factor <= rope_scaling.low_freq_factor) {
-    return Expected("high_freq_factor", "more than low_freq_factor", rope_scaling.high_freq_factor);
-  }
-  for (int64_t id : eos_token_ids) {
-    if (id < 0 || id >= vocab_size) return Expected("eos_token_id", "less than vocab_size", id);
-  }
-  for (const auto& id : {bos_token_id, pad_token_id}) {
-    if (id.has_value() && (*id < 0 || *id >= vocab_size)) {
-      return Expected(id == bos_token_id ? "bos_token_id" : "pad_token_id", "less than vocab_size",
-                      *id);
+  if (FindFamily(family) == nullptr) return ExpectedError("model_type", "a known family", family);
+  const std::pair<const char*, int64_t> sizes[] = {
+      {"vocab_size", vocab_size},
+      {"hidden_size", hidden_size},
+      {"intermediate_size", intermediate_size},
+      {"num_hidden_layers", num_layers},
+      {"num_attention_heads", num_heads},
+      {"num_key_value_heads", num_kv_heads},
+      {"head_dim", head_dim},
+      {"max_position_embeddings", max_position_embeddings}};
+  for (const auto& [field, value] : sizes) {
+    if (value < 1 || value > ConfigReader::kMaxSize) {
+      return ExpectedError(field, absl::StrCat("an integer from 1 to ", ConfigReader::kMaxSize),
+                           value);
     }
   }
+  if (num_heads % num_kv_heads != 0) {
+    return ExpectedError("num_key_value_heads", "a divisor of num_attention_heads", num_kv_heads);
+  }
+  if (num_heads / num_kv_heads > kernels::kMaxGroup) {
+    return UnsupportedError("num_key_value_heads", num_kv_heads,
+                            absl::StrCat("at most ", kernels::kMaxGroup, " query heads a KV head"));
+  }
+  if (head_dim % 2 != 0) return ExpectedError("head_dim", "an even number", head_dim);
+  if (RotaryDim() % 2 != 0 || RotaryDim() < 2 || RotaryDim() > head_dim) {
+    return ExpectedError("partial_rotary_factor", "an even number of rotated elements a head",
+                         RotaryDim());
+  }
+  ROLLCALL_RETURN_IF_ERROR(ValidateRope(rope, RotaryDim()));
+  if (sliding_rope) ROLLCALL_RETURN_IF_ERROR(ValidateRope(*sliding_rope, RotaryDim()));
+  ROLLCALL_RETURN_IF_ERROR(ValidateLayers(*this));
+  ROLLCALL_RETURN_IF_ERROR(ValidateTokenIds(*this));
   if (dtype != "float32" && dtype != "bfloat16" && dtype != "float16") {
-    return Unsupported("torch_dtype", dtype, "\"float32\", \"bfloat16\", \"float16\"");
+    return UnsupportedError("torch_dtype", dtype, "\"float32\", \"bfloat16\", \"float16\"");
   }
   return absl::OkStatus();
 }
@@ -277,7 +288,7 @@ std::string ModelConfig::ToJson() const {
   if (eos_token_ids.empty()) eos = nullptr;
   if (eos_token_ids.size() == 1) eos = eos_token_ids[0];
   const Json object = {{"architectures", {"LlamaForCausalLM"}},
-                       {"attention_bias", false},
+                       {"attention_bias", qkv_bias},
                        {"attention_dropout", 0.0},
                        {"bos_token_id", OptionalId(bos_token_id)},
                        {"eos_token_id", eos},
@@ -287,15 +298,15 @@ std::string ModelConfig::ToJson() const {
                        {"initializer_range", initializer_range},
                        {"intermediate_size", intermediate_size},
                        {"max_position_embeddings", max_position_embeddings},
-                       {"mlp_bias", false},
+                       {"mlp_bias", mlp_bias},
                        {"model_type", "llama"},
                        {"num_attention_heads", num_heads},
                        {"num_hidden_layers", num_layers},
                        {"num_key_value_heads", num_kv_heads},
                        {"pad_token_id", OptionalId(pad_token_id)},
                        {"rms_norm_eps", rms_norm_eps},
-                       {"rope_scaling", RopeJson(rope_scaling)},
-                       {"rope_theta", rope_theta},
+                       {"rope_scaling", RopeJson(rope.scaling)},
+                       {"rope_theta", rope.theta},
                        {"tie_word_embeddings", tie_word_embeddings},
                        {"torch_dtype", dtype},
                        {"use_cache", true},
@@ -303,34 +314,22 @@ std::string ModelConfig::ToJson() const {
   return object.dump(2) + "\n";
 }
 
-int64_t ModelConfig::ParameterCount() const {
-  const int64_t attention =
-      2 * hidden_size * num_heads * head_dim + 2 * hidden_size * num_kv_heads * head_dim;
-  const int64_t layer = attention + 3 * hidden_size * intermediate_size + 2 * hidden_size;
-  const int64_t embeddings = (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size;
-  return embeddings + num_layers * layer + hidden_size;
+absl::Status ModelConfig::RequireLanguageModel() const {
+  if (head == Head::kLanguageModel) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(
+      "architectures: the model gives ",
+      head == Head::kSequenceScore ? "a reward for each sequence" : "a value for each token",
+      ", but log-probs and text need a …ForCausalLM"));
 }
 
-std::vector<float> RopeFrequencies(const ModelConfig& config) {
-  constexpr double kTwoPi = 6.283185307179586;
-  const RopeScaling& scaling = config.rope_scaling;
-  std::vector<float> frequencies(config.head_dim / 2);
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
-    double frequency = 1.0 / std::pow(config.rope_theta, exponent);
-    if (scaling.type == RopeScaling::Type::kLinear) frequency /= scaling.factor;
-    if (scaling.type == RopeScaling::Type::kLlama3) {
-      // Long waves are stretched by the factor, short ones kept, those between blended.
-      const double turns =
-          static_cast<double>(scaling.original_max_position_embeddings) * frequency / kTwoPi;
-      const double blend =
-          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-      const double kept = std::min(1.0, std::max(0.0, blend));
-      frequency = (1.0 - kept) * frequency / scaling.factor + kept * frequency;
-    }
-    frequencies[i] = static_cast<float>(frequency);
+int64_t ModelConfig::ParameterCount() const {
+  int64_t count = 0;
+  for (const ParameterSpec& spec : ParametersOf(*this)) {
+    int64_t elements = 1;
+    for (const int64_t size : spec.shape) elements *= size;
+    count += elements;
   }
-  return frequencies;
+  return count;
 }
 
 }  // namespace rollcall::model

@@ -37,35 +37,40 @@ struct EmbedFunction : Function<EmbedFunction> {
 
 struct LinearFunction : Function<LinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& panels) {
+                            const std::optional<at::Tensor>& bias, const at::Tensor& panels,
+                            at::ScalarType type) {
     ctx->save_for_backward({x, weight});
-    return LinearForward(x, panels, weight.size(0), x.scalar_type());
+    ctx->saved_data["has_bias"] = bias.has_value();
+    return LinearForward(x, panels, weight.size(0), type, bias.value_or(at::Tensor()));
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor dy = gradients[0].contiguous();
-    at::Tensor dx, dw;
+    at::Tensor dx, dw, dbias;
     if (ctx->needs_input_grad(0)) dx = LinearDx(dy, saved[1]);
     if (ctx->needs_input_grad(1)) {
       dw = at::empty(saved[1].sizes(), saved[1].options().dtype(at::kFloat));
       LinearDw(dy, saved[0], dw, /*accumulate=*/false);
     }
-    return {dx, dw, {}};
+    if (ctx->saved_data["has_bias"].toBool()) dbias = LinearDbias(dy);
+    return {dx, dw, dbias, {}, {}};
   }
 };
 
 struct RmsNormFunction : Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            double epsilon) {
+                            double epsilon, bool unit_offset) {
     ctx->save_for_backward({x, weight});
     ctx->saved_data["epsilon"] = epsilon;
-    return RmsNormForward(x, weight, epsilon);
+    ctx->saved_data["unit_offset"] = unit_offset;
+    return RmsNormForward(x, weight, epsilon, unit_offset);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const variable_list saved = ctx->get_saved_variables();
     auto [dx, dweight] = RmsNormBackward(dy[0].contiguous(), saved[0], saved[1],
-                                         ctx->saved_data["epsilon"].toDouble());
-    return {dx, dweight, {}};
+                                         ctx->saved_data["epsilon"].toDouble(),
+                                         ctx->saved_data["unit_offset"].toBool());
+    return {dx, dweight, {}, {}};
   }
 };
 
@@ -81,35 +86,55 @@ struct RotateFunction : Function<RotateFunction> {
   }
 };
 
-struct SwiGluFunction : Function<SwiGluFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up) {
+struct GluFunction : Function<GluFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up,
+                            kernels::Activation activation) {
     ctx->save_for_backward({gate, up});
-    return SwiGluForward(gate, up);
+    ctx->saved_data["activation"] = static_cast<int64_t>(activation);
+    return GluForward(activation, gate, up);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const variable_list saved = ctx->get_saved_variables();
-    auto [dgate, dup] = SwiGluBackward(dy[0].contiguous(), saved[0], saved[1]);
-    return {dgate, dup};
+    const auto activation = static_cast<kernels::Activation>(ctx->saved_data["activation"].toInt());
+    auto [dgate, dup] = GluBackward(activation, dy[0].contiguous(), saved[0], saved[1]);
+    return {dgate, dup, {}};
   }
 };
 
 struct PackedAttentionFunction : Function<PackedAttentionFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
                             const at::Tensor& v, const std::vector<int64_t>& cu_seqlens,
-                            double scale) {
+                            const AttentionRule& rule) {
     ctx->save_for_backward({q, k, v});
     ctx->saved_data["cu_seqlens"] = cu_seqlens;
-    ctx->saved_data["scale"] = scale;
-    return PackedAttentionForward(q, k, v, cu_seqlens, scale);
+    ctx->saved_data["scale"] = rule.scale;
+    ctx->saved_data["softcap"] = rule.softcap;
+    ctx->saved_data["window"] = rule.window;
+    return PackedAttentionForward(q, k, v, cu_seqlens, rule);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dout) {
     const variable_list saved = ctx->get_saved_variables();
-    QkvGradients gradients = PackedAttentionBackward(
-        dout[0].contiguous(), saved[0], saved[1], saved[2],
-        ctx->saved_data["cu_seqlens"].toIntVector(), ctx->saved_data["scale"].toDouble());
+    const AttentionRule rule{ctx->saved_data["scale"].toDouble(),
+                             ctx->saved_data["softcap"].toDouble(),
+                             ctx->saved_data["window"].toInt()};
+    QkvGradients gradients =
+        PackedAttentionBackward(dout[0].contiguous(), saved[0], saved[1], saved[2],
+                                ctx->saved_data["cu_seqlens"].toIntVector(), rule);
     return {gradients.dq, gradients.dk, gradients.dv, {}, {}};
   }
 };
+
+at::Tensor LinearTo(Backend backend, const at::Tensor& x, Matrix& matrix, at::ScalarType type) {
+  const at::Tensor& weight = matrix.weight();
+  if (backend == Backend::kAten) return aten::Linear(x, weight, matrix.bias(), type);
+  const at::Tensor& panels = matrix.Panels();
+  if (!NeedsGraph({x, weight})) {
+    return LinearForward(x, panels, weight.size(0), type, matrix.bias());
+  }
+  std::optional<at::Tensor> bias;
+  if (matrix.bias().defined()) bias = matrix.bias();
+  return LinearFunction::apply(x, weight, bias, panels, type);
+}
 
 }  // namespace
 
@@ -129,16 +154,18 @@ at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids
 }
 
 at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix) {
-  if (backend == Backend::kAten) return aten::Linear(x, matrix.weight());
-  const at::Tensor& panels = matrix.Panels();
-  if (NeedsGraph({x, matrix.weight()})) return LinearFunction::apply(x, matrix.weight(), panels);
-  return LinearForward(x, panels, matrix.weight().size(0), x.scalar_type());
+  return LinearTo(backend, x, matrix, x.scalar_type());
 }
 
-at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  if (backend == Backend::kAten) return aten::RmsNorm(x, weight, epsilon);
-  if (NeedsGraph({x, weight})) return RmsNormFunction::apply(x, weight, epsilon);
-  return RmsNormForward(x, weight, epsilon);
+at::Tensor LinearToFloat(Backend backend, const at::Tensor& x, Matrix& matrix) {
+  return LinearTo(backend, x, matrix, at::kFloat);
+}
+
+at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                   bool unit_offset) {
+  if (backend == Backend::kAten) return aten::RmsNorm(x, weight, epsilon, unit_offset);
+  if (NeedsGraph({x, weight})) return RmsNormFunction::apply(x, weight, epsilon, unit_offset);
+  return RmsNormForward(x, weight, epsilon, unit_offset);
 }
 
 at::Tensor Rotate(Backend backend, const at::Tensor& x, const at::Tensor& positions,
@@ -148,27 +175,29 @@ at::Tensor Rotate(Backend backend, const at::Tensor& x, const at::Tensor& positi
   return RotateForward(x, positions, table, /*inverse=*/false);
 }
 
-at::Tensor SwiGlu(Backend backend, const at::Tensor& gate, const at::Tensor& up) {
-  if (backend == Backend::kAten) return aten::SwiGlu(gate, up);
-  if (NeedsGraph({gate, up})) return SwiGluFunction::apply(gate, up);
-  return SwiGluForward(gate, up);
+at::Tensor Glu(Backend backend, kernels::Activation activation, const at::Tensor& gate,
+               const at::Tensor& up) {
+  if (backend == Backend::kAten) return aten::Glu(activation, gate, up);
+  if (NeedsGraph({gate, up})) return GluFunction::apply(gate, up, activation);
+  return GluForward(activation, gate, up);
 }
 
 at::Tensor AttendPacked(Backend backend, const at::Tensor& q, const at::Tensor& k,
-                        const at::Tensor& v, const std::vector<int64_t>& cu_seqlens, double scale) {
-  if (backend == Backend::kAten) return aten::AttendPacked(q, k, v, cu_seqlens, scale);
-  if (NeedsGraph({q, k, v})) return PackedAttentionFunction::apply(q, k, v, cu_seqlens, scale);
-  return PackedAttentionForward(q, k, v, cu_seqlens, scale);
+                        const at::Tensor& v, const std::vector<int64_t>& cu_seqlens,
+                        const AttentionRule& rule) {
+  if (backend == Backend::kAten) return aten::AttendPacked(q, k, v, cu_seqlens, rule);
+  if (NeedsGraph({q, k, v})) return PackedAttentionFunction::apply(q, k, v, cu_seqlens, rule);
+  return PackedAttentionForward(q, k, v, cu_seqlens, rule);
 }
 
 at::Tensor AttendPaged(Backend backend, const at::Tensor& q, const at::Tensor& k,
                        const at::Tensor& v, const std::vector<PagedSequence>& sequences,
-                       const KvCache& cache, int64_t layer, double scale) {
+                       const KvCache& cache, int64_t layer, const AttentionRule& rule) {
   TORCH_CHECK(!NeedsGraph({q, k, v}), "a paged forward has no gradients: run it under NoGradGuard");
   if (backend == Backend::kAten) {
-    return aten::AttendPaged(q, k, v, sequences, cache, layer, scale);
+    return aten::AttendPaged(q, k, v, sequences, cache, layer, rule);
   }
-  return PagedAttentionForward(q, k, v, sequences, cache, layer, scale);
+  return PagedAttentionForward(q, k, v, sequences, cache, layer, rule);
 }
 
 }  // namespace rollcall::model

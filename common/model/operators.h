@@ -6,22 +6,28 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "common/model/attention_rule.h"
 #include "common/model/backend.h"
+#include "common/model/kernels/arguments.h"
 #include "common/model/kv_cache.h"
 
 namespace rollcall::model {
 
 struct PagedSequence;
 
-// A weight matrix [n, k] with the packed copy that the kernels read.
+// A weight matrix [n, k] with the packed copy that the kernels read, and a bias [n] or none.
 class Matrix {
  public:
   Matrix() = default;
   explicit Matrix(at::Tensor weight) : weight_(std::move(weight)) {}
 
+  bool defined() const { return weight_.defined(); }
   const at::Tensor& weight() const { return weight_; }
+  const at::Tensor& bias() const { return bias_; }  // may be undefined
+  void set_bias(at::Tensor bias) { bias_ = std::move(bias); }
   // Panels as kernels::PackArgs lays them out. Packed again when the weight's version counter
   // moved, and at every call while the weight requires gradients: LibTorch's fused and foreach
   // optimizers write without moving the counter, and a training forward has rows enough to make the
@@ -30,7 +36,7 @@ class Matrix {
   void InvalidatePacked() { packed_version_ = -1; }
 
  private:
-  at::Tensor weight_;
+  at::Tensor weight_, bias_;
   at::Tensor panels_;
   int64_t packed_version_ = -1;
 };
@@ -38,26 +44,31 @@ class Matrix {
 // table: [vocab, hidden], ids: [tokens] -> [tokens, hidden].
 at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids);
 
-// x: [tokens, k] -> [tokens, n], x's dtype.
+// x: [tokens, k] -> [tokens, n], x's dtype or float32.
 at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix);
+at::Tensor LinearToFloat(Backend backend, const at::Tensor& x, Matrix& matrix);
 
-at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon);
+// x: [rows, width], weight: [width]; times weight or 1 + weight.
+at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                   bool unit_offset);
 
-// x: [tokens, heads, head_dim]; positions: [tokens]; table: [positions, head_dim]
+// x: [tokens, heads, head_dim]; positions: [tokens]; table: [positions, rotary_dim]
 // (kernels::RotateArgs).
 at::Tensor Rotate(Backend backend, const at::Tensor& x, const at::Tensor& positions,
                   const at::Tensor& table);
 
-// silu(gate) * up.
-at::Tensor SwiGlu(Backend backend, const at::Tensor& gate, const at::Tensor& up);
+// activation(gate) * up.
+at::Tensor Glu(Backend backend, kernels::Activation activation, const at::Tensor& gate,
+               const at::Tensor& up);
 
 // q: [tokens, heads, head_dim], k, v: [tokens, kv_heads, head_dim] -> q's shape.
 at::Tensor AttendPacked(Backend backend, const at::Tensor& q, const at::Tensor& k,
-                        const at::Tensor& v, const std::vector<int64_t>& cu_seqlens, double scale);
+                        const at::Tensor& v, const std::vector<int64_t>& cu_seqlens,
+                        const AttentionRule& rule);
 
 // Appends k and v to the layer's cache, then attends; no gradients.
 at::Tensor AttendPaged(Backend backend, const at::Tensor& q, const at::Tensor& k,
                        const at::Tensor& v, const std::vector<PagedSequence>& sequences,
-                       const KvCache& cache, int64_t layer, double scale);
+                       const KvCache& cache, int64_t layer, const AttentionRule& rule);
 
 }  // namespace rollcall::model

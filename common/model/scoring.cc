@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/status.h"
 #include "common/model/aten_operators.h"
 #include "common/model/kernel_calls.h"
 #include "common/model/operators.h"
@@ -25,6 +26,12 @@ using torch::autograd::variable_list;
 // Logits held at once: 16 MiB, and at least one row block of the product.
 constexpr int64_t kChunkLogits = int64_t{1} << 22;
 
+// What is between the head's product and the log-softmax.
+struct LogitSettings {
+  double temperature;
+  double softcap;  // 0: none
+};
+
 int64_t ChunkRows(int64_t rows, int64_t vocab) {
   return std::min(rows, std::max(kernels::kRowBlock, kChunkLogits / vocab));
 }
@@ -36,7 +43,7 @@ void ScoreRows(const kernels::ScoreArgs& args, int64_t rows) {
 }
 
 TokenScores ScoreForward(const at::Tensor& hidden, const at::Tensor& panels,
-                         const at::Tensor& targets, int64_t vocab, double temperature,
+                         const at::Tensor& targets, int64_t vocab, const LogitSettings& settings,
                          bool with_entropy) {
   const int64_t rows = hidden.size(0), chunk = ChunkRows(rows, vocab);
   const auto options = at::TensorOptions().dtype(at::kFloat);
@@ -45,9 +52,10 @@ TokenScores ScoreForward(const at::Tensor& hidden, const at::Tensor& panels,
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     at::Tensor logits = LinearForward(hidden.narrow(0, begin, count), panels, vocab, at::kFloat);
+    if (settings.softcap > 0) SoftCapInPlace(logits, settings.softcap, nullptr);
     kernels::ScoreArgs args{};
     args.vocab = vocab;
-    args.inverse_temperature = static_cast<float>(1.0 / temperature);
+    args.inverse_temperature = static_cast<float>(1.0 / settings.temperature);
     args.logits = logits.mutable_data_ptr<float>();
     args.targets = targets.const_data_ptr<int64_t>() + begin;
     args.logprob = scores.logprob.mutable_data_ptr<float>() + begin;
@@ -65,7 +73,7 @@ struct ScoreGradients {
 ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
                              const at::Tensor& panels, const at::Tensor& targets,
                              const at::Tensor& dlogprob, const at::Tensor& dentropy,
-                             double temperature, bool need_head) {
+                             const LogitSettings& settings, bool need_head) {
   const int64_t rows = hidden.size(0), vocab = head.size(0), chunk = ChunkRows(rows, vocab);
   ScoreGradients gradients{at::empty(hidden.sizes(), hidden.options()), {}};
   if (need_head) gradients.dhead = at::empty(head.sizes(), head.options().dtype(at::kFloat));
@@ -75,10 +83,11 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     const at::Tensor part = hidden.narrow(0, begin, count);
-    at::Tensor logits = LinearForward(part, panels, vocab, at::kFloat);
+    at::Tensor logits = LinearForward(part, panels, vocab, at::kFloat), slope;
+    if (settings.softcap > 0) SoftCapInPlace(logits, settings.softcap, &slope);
     kernels::ScoreArgs args{};
     args.vocab = vocab;
-    args.inverse_temperature = static_cast<float>(1.0 / temperature);
+    args.inverse_temperature = static_cast<float>(1.0 / settings.temperature);
     args.logits = logits.mutable_data_ptr<float>();
     args.targets = targets.const_data_ptr<int64_t>() + begin;
     args.dlogprob = rows_from(dlogprob, begin);
@@ -86,6 +95,7 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
     ParallelRanges(count, 1, 32 * count * vocab, [&](int64_t from, int64_t to) {
       kernels::Kernels().score_backward(args, from, to);
     });
+    if (slope.defined()) logits.mul_(slope);
     gradients.dhidden.narrow(0, begin, count).copy_(LinearDx(logits, head));
     if (need_head) LinearDw(logits, part, gradients.dhead, /*accumulate=*/begin > 0);
   }
@@ -95,12 +105,14 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
 struct ScoreFunction : torch::autograd::Function<ScoreFunction> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,
                                const at::Tensor& head, const at::Tensor& panels,
-                               const at::Tensor& targets, double temperature, EntropyMode entropy) {
+                               const at::Tensor& targets, const LogitSettings& settings,
+                               EntropyMode entropy) {
     ctx->save_for_backward({hidden, head, targets});
-    ctx->saved_data["temperature"] = temperature;
+    ctx->saved_data["temperature"] = settings.temperature;
+    ctx->saved_data["softcap"] = settings.softcap;
     ctx->saved_data["panels"] = panels;
     ctx->set_materialize_grads(false);
-    TokenScores scores = ScoreForward(hidden, panels, targets, head.size(0), temperature,
+    TokenScores scores = ScoreForward(hidden, panels, targets, head.size(0), settings,
                                       entropy != EntropyMode::kNone);
     if (entropy == EntropyMode::kNone) return {scores.logprob};
     if (entropy == EntropyMode::kDetached) ctx->mark_non_differentiable({scores.entropy});
@@ -112,17 +124,21 @@ struct ScoreFunction : torch::autograd::Function<ScoreFunction> {
       return i < gradients.size() && gradients[i].defined() ? gradients[i].contiguous()
                                                             : at::Tensor();
     };
-    ScoreGradients result = ScoreBackward(
-        saved[0], saved[1], ctx->saved_data["panels"].toTensor(), saved[2], dense(0), dense(1),
-        ctx->saved_data["temperature"].toDouble(), ctx->needs_input_grad(1));
+    const LogitSettings settings{ctx->saved_data["temperature"].toDouble(),
+                                 ctx->saved_data["softcap"].toDouble()};
+    ScoreGradients result =
+        ScoreBackward(saved[0], saved[1], ctx->saved_data["panels"].toTensor(), saved[2], dense(0),
+                      dense(1), settings, ctx->needs_input_grad(1));
     return {result.dhidden, result.dhead, {}, {}, {}, {}};
   }
 };
 
 TokenScores ScoreWithAten(const at::Tensor& hidden, const at::Tensor& head,
-                          const at::Tensor& targets, double temperature, EntropyMode entropy) {
-  const at::Tensor logits = aten::Linear(hidden.to(at::kFloat), head.to(at::kFloat));
-  const at::Tensor logprobs = at::log_softmax(logits / temperature, -1);
+                          const at::Tensor& targets, const LogitSettings& settings,
+                          EntropyMode entropy) {
+  at::Tensor logits = aten::Linear(hidden, head, {}, at::kFloat);
+  if (settings.softcap > 0) logits = aten::SoftCap(logits, settings.softcap);
+  const at::Tensor logprobs = at::log_softmax(logits / settings.temperature, -1);
   TokenScores scores{logprobs.gather(1, targets.unsqueeze(1)).squeeze(1), {}};
   if (entropy != EntropyMode::kNone) scores.entropy = -(logprobs.exp() * logprobs).sum(-1);
   if (entropy == EntropyMode::kDetached) scores.entropy = scores.entropy.detach();
@@ -134,6 +150,7 @@ TokenScores ScoreWithAten(const at::Tensor& hidden, const at::Tensor& head,
 absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidden,
                                         const at::Tensor& targets, double temperature,
                                         EntropyMode entropy) {
+  ROLLCALL_RETURN_IF_ERROR(decoder.config().RequireLanguageModel());
   const int64_t vocab = decoder.config().vocab_size;
   if (!std::isfinite(temperature) || temperature <= 0) {
     return absl::InvalidArgumentError(
@@ -150,15 +167,16 @@ absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidd
   }
   const at::Tensor ids = targets.to(hidden.device()).contiguous();
   const at::Tensor& head = decoder.head().weight();
+  const LogitSettings settings{temperature, decoder.config().final_softcap};
   if (decoder.backend() == Backend::kAten) {
-    return ScoreWithAten(hidden, head, ids, temperature, entropy);
+    return ScoreWithAten(hidden, head, ids, settings, entropy);
   }
   const at::Tensor rows = hidden.contiguous();
   const at::Tensor& panels = decoder.head().Panels();
   if (!at::GradMode::is_enabled() || !(rows.requires_grad() || head.requires_grad())) {
-    return ScoreForward(rows, panels, ids, vocab, temperature, entropy != EntropyMode::kNone);
+    return ScoreForward(rows, panels, ids, vocab, settings, entropy != EntropyMode::kNone);
   }
-  const variable_list scores = ScoreFunction::apply(rows, head, panels, ids, temperature, entropy);
+  const variable_list scores = ScoreFunction::apply(rows, head, panels, ids, settings, entropy);
   return TokenScores{scores[0], scores.size() > 1 ? scores[1] : at::Tensor()};
 }
 

@@ -26,8 +26,8 @@ enum class EntropyMode {
 //
 // Differentiable with respect to hidden and the head. Works through the rows in chunks and computes
 // a chunk's logits again in the backward pass, so [n, vocab] is never held. The chunk size changes
-// no bit of any result. INVALID_ARGUMENT: temperature not finite or not positive, shapes that do
-// not fit, a target outside the vocabulary.
+// no bit of any result. UNIMPLEMENTED: a model without a language-model head. INVALID_ARGUMENT:
+// temperature not finite or not positive, shapes that do not fit, a target outside the vocabulary.
 absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidden,
                                         const at::Tensor& targets, double temperature,
                                         EntropyMode entropy);

@@ -36,11 +36,13 @@ absl::StatusOr<Source> OpenSource(const v1::RunConfig& config) {
   if (config.generator().wait_for_weights()) {
     ROLLCALL_ASSIGN_OR_RETURN(const std::string json, ReadFile(config_path));
     ROLLCALL_ASSIGN_OR_RETURN(source.config, model::ModelConfig::FromJson(json, config_path));
+    ROLLCALL_RETURN_IF_ERROR(Annotate(source.config.RequireLanguageModel(), config_path));
     return source;
   }
   ROLLCALL_ASSIGN_OR_RETURN(source.folder, checkpoint::HfFolder::Open(path));
   ROLLCALL_ASSIGN_OR_RETURN(
       source.config, model::ModelConfig::FromJson(source.folder->config_json(), config_path));
+  ROLLCALL_RETURN_IF_ERROR(Annotate(source.config.RequireLanguageModel(), config_path));
   return source;
 }
 

@@ -114,8 +114,8 @@ struct GluArgs {
   void* dup;
 };
 
-// In place x = cap * tanh(x * (1 / cap)), elementwise, with the tanh of simd.h; where `slope` is not
-// null it gets dy/dx = 1 - tanh^2.
+// In place x = cap * tanh(x * (1 / cap)), elementwise, with the tanh of simd.h; where `slope` is
+// not null it gets dy/dx = 1 - tanh^2.
 struct SoftCapArgs {
   float cap;
   float* x;

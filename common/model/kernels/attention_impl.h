@@ -272,19 +272,22 @@ void StoreHeadRows(const float* rows, const AttentionShape& shape, int64_t begin
 }
 
 // Turns the exponentials of keys [first, n) into probabilities and their gradients dp into those of
-// the scores before scale: ds_j = p_j (dp_j - sum_i p_i dp_i) * scale, times slope_j where not null.
-// Both are set to zero for the other keys in [begin, end).
+// the scores before scale: ds_j = p_j (dp_j - sum_i p_i dp_i) * scale, times slope_j where slope is
+// not null. Both are set to zero for the other keys in [begin, end).
 void SoftmaxRowBackward(float* p, float* dp, const float* slope, int64_t begin, int64_t first,
                         int64_t n, int64_t end, float inverse, float scale) {
   const Lanes zero = SplatLanes(0.0f);
   const int64_t from = RoundDown(first, kLanes), to = RoundUp(n, kLanes);
-  Lanes sum = zero;
+  // Divided by what the rounded probabilities add up to, so that the ds of a row cancel: the
+  // gradient of a key's bias is nothing but what is left of them.
+  Lanes sum = zero, mass = zero;
   for (int64_t j = from; j < to; j += kLanes) {
     const Lanes probability = LoadLanes(p + j) * SplatLanes(inverse);
     StoreLanes(p + j, probability);
     sum = Fma(probability, LoadLanes(dp + j), sum);
+    mass = mass + probability;
   }
-  const Lanes mean = SplatLanes(SumOf(sum));
+  const Lanes mean = SplatLanes(SumOf(sum) / SumOf(mass));
   for (int64_t j = from; j < to; j += kLanes) {
     const Lanes ds = LoadLanes(p + j) * (LoadLanes(dp + j) - mean) * SplatLanes(scale);
     StoreLanes(dp + j, slope == nullptr ? ds : ds * LoadLanes(slope + j));

@@ -54,10 +54,11 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
 }
 
 void AddModelCommands(CLI::App& app, int& exit_code) {
-  static constexpr std::array<std::array<const char*, 2>, 3> kCommands = {
+  static constexpr std::array<std::array<const char*, 2>, 4> kCommands = {
       {{"verify", "Compare this build with golden numbers of reference implementations"},
        {"inspect",
         "Describe a model folder: family, shapes, parameters, memory to serve and to train"},
+       {"models", "List the model families of this build"},
        {"init", "Make a model folder with random weights from a config.json"}}};
   for (const auto& [name, description] : kCommands) {
     CLI::App* command = AddPassThrough(app, name, description);

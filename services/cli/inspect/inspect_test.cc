@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/file.h"
 #include "common/model/model_config.h"
 #include "services/cli/inspect/memory_estimate.h"
 
@@ -124,15 +125,21 @@ TEST_F(InspectTest, DescribesARealModel) {
 }
 
 TEST_F(InspectTest, AModelThatIsNotOfferedIsDescribedAllTheSame) {
-  const Result result = Inspect({data_ + "/golden/models/gemma2", "--json"});
+  namespace fs = std::filesystem;
+  const std::string folder = ::testing::TempDir() + "/inspect_other_family";
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  fs::copy(data_ + "/golden/models/gemma2/model.safetensors", folder);
+  ASSERT_TRUE(WriteFileAtomically(folder + "/config.json", R"({"model_type": "gpt2"})").ok());
+  const Result result = Inspect({folder, "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.errors;
   const Json json = Json::parse(result.out);
-  EXPECT_EQ(json.at("family"), "gemma2");
+  EXPECT_EQ(json.at("family"), "gpt2");
   EXPECT_EQ(json.at("offered"), false);
-  EXPECT_THAT(json.at("unsupported_reason").get<std::string>(), HasSubstr("gemma2"));
+  EXPECT_THAT(json.at("unsupported_reason").get<std::string>(), HasSubstr("gpt2"));
   EXPECT_GT(json.at("parameters").get<int64_t>(), 10'000);
   EXPECT_FALSE(json.contains("memory"));
-  EXPECT_THAT(Inspect({data_ + "/golden/models/gemma2"}).out, HasSubstr("no: "));
+  EXPECT_THAT(Inspect({folder}).out, HasSubstr("no: "));
 }
 
 TEST(InspectUsageTest, WrongCallsSayWhy) {

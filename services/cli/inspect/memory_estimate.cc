@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/model/kv_cache.h"
+#include "common/model/parameter_list.h"
 #include "common/tensor/bridge.h"
 
 namespace rollcall::inspect {
@@ -23,11 +24,12 @@ int64_t Panel(int64_t rows, int64_t columns) {
 
 // Elements of all matrices as the kernels pack them: those of the blocks and the output matrix.
 int64_t PackedElements(const model::ModelConfig& config) {
-  const int64_t hidden = config.hidden_size, inner = config.intermediate_size;
-  const int64_t query = QuerySize(config), key = KeySize(config);
-  const int64_t block = Panel(query, hidden) + 2 * Panel(key, hidden) + Panel(hidden, query) +
-                        2 * Panel(inner, hidden) + Panel(hidden, inner);
-  return config.num_layers * block + Panel(config.vocab_size, hidden);
+  int64_t elements = 0;
+  for (const model::ParameterSpec& spec : model::ParametersOf(config)) {
+    if (model::IsMatrix(spec.part) && !spec.bias) elements += Panel(spec.shape[0], spec.shape[1]);
+  }
+  const bool tied = config.tie_word_embeddings && config.head == model::Head::kLanguageModel;
+  return elements + (tied ? Panel(config.vocab_size, config.hidden_size) : 0);
 }
 
 MemoryItem PerElement(const std::string& name, int64_t elements, int64_t bytes,
@@ -45,13 +47,21 @@ void AddWeights(const model::ModelConfig& config, const MemoryAssumptions& assum
 }
 
 // Elements that one token leaves for the backward pass (the tensors that common/model/operators.cc
-// saves, each once). A block: its input, the input of the MLP's norm, both norms' results; rotated
-// queries and keys, values, the attention's result; gate, up, and their product. The end: the final
-// norm's input and result. Attention probabilities and logits are computed again.
+// and experts.cc save, each once). A block: its input, the input of the MLP's norm, both norms'
+// results; rotated queries and keys, values, the attention's result; gate, up, and their product;
+// of experts, gate and up of each chosen one. Norms of queries and keys keep their inputs. The end:
+// the final norm's input and result. Attention probabilities and logits are computed again.
 int64_t ActivationElements(const model::ModelConfig& config) {
-  const int64_t block = 4 * config.hidden_size + 2 * QuerySize(config) + 2 * KeySize(config) +
-                        3 * config.intermediate_size;
-  return config.num_layers * block + 2 * config.hidden_size;
+  const int64_t query = QuerySize(config), key = KeySize(config);
+  int64_t elements = 2 * config.hidden_size;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    elements += 4 * config.hidden_size + 2 * query + 2 * key;
+    if (config.qk_norm != model::QkNorm::kNone) elements += query + key;
+    elements += config.Layer(layer).experts
+                    ? 2 * config.experts_per_token * config.expert_intermediate_size
+                    : 3 * config.intermediate_size;
+  }
+  return elements;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "common/base/shutdown.h"
 #include "services/cli/inspect/inspect.h"
 #include "services/cli/model/init_model.h"
+#include "services/cli/model/list_models.h"
 #include "services/cli/verify/verify.h"
 
 // rollcall-model: the commands of `rollcall` that load a model into their own process. `rollcall`
@@ -20,6 +21,7 @@ const std::map<std::string, Command>& Commands() {
   static const std::map<std::string, Command> commands = {
       {"init", rollcall::cli::RunInit},
       {"inspect", rollcall::inspect::RunInspect},
+      {"models", rollcall::cli::RunModels},
       {"verify", rollcall::verify::RunVerify}};
   return commands;
 }

@@ -160,14 +160,50 @@ absl::StatusOr<std::vector<at::Tensor>> ModelRunner::PackedHidden(
       .split_with_sizes(lengths);
 }
 
-absl::StatusOr<std::vector<at::Tensor>> ModelRunner::Hidden(
+absl::StatusOr<std::vector<at::Tensor>> ModelRunner::HiddenInOneContext(
     ForwardPath path, const std::vector<at::Tensor>& sequences) {
   return path == ForwardPath::kPacked ? PackedHidden(sequences) : CachedHidden(decoder_, sequences);
+}
+
+absl::StatusOr<std::vector<at::Tensor>> ModelRunner::Hidden(
+    ForwardPath path, const std::vector<at::Tensor>& sequences) {
+  if (!decoder_.config().RopeDependsOnContext()) return HiddenInOneContext(path, sequences);
+  std::vector<at::Tensor> hidden;
+  for (const at::Tensor& sequence : sequences) {
+    decoder_.SetContext(sequence.size(0));
+    ROLLCALL_ASSIGN_OR_RETURN(std::vector<at::Tensor> one, HiddenInOneContext(path, {sequence}));
+    hidden.push_back(std::move(one[0]));
+  }
+  return hidden;
+}
+
+absl::StatusOr<at::Tensor> ModelRunner::GreedyFromTheStart(ForwardPath path,
+                                                           const at::Tensor& prompt,
+                                                           const at::Tensor& continuation) {
+  at::Tensor generated = NoTokens();
+  for (int64_t step = 0; step < continuation.size(0); ++step) {
+    const at::Tensor before =
+        path == ForwardPath::kPacked ? continuation.narrow(0, 0, step) : generated;
+    ROLLCALL_ASSIGN_OR_RETURN(const std::vector<at::Tensor> hidden,
+                              Hidden(path, {at::cat({prompt, before})}));
+    const at::Tensor last = hidden[0].narrow(0, hidden[0].size(0) - 1, 1);
+    generated = at::cat({generated, Likeliest(decoder_, last)});
+  }
+  return generated;
 }
 
 absl::StatusOr<std::vector<at::Tensor>> ModelRunner::Greedy(
     ForwardPath path, const std::vector<at::Tensor>& prompts,
     const std::vector<at::Tensor>& continuations) {
+  if (decoder_.config().RopeDependsOnContext()) {
+    const at::NoGradGuard no_grad;
+    std::vector<at::Tensor> texts;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      ROLLCALL_ASSIGN_OR_RETURN(texts.emplace_back(),
+                                GreedyFromTheStart(path, prompts[i], continuations[i]));
+    }
+    return texts;
+  }
   std::vector<int64_t> counts;
   std::vector<at::Tensor> sequences;
   for (size_t i = 0; i < prompts.size(); ++i) {

@@ -16,6 +16,7 @@
 #include "services/cli/verify/model_runner.h"
 #include "services/cli/verify/suite.h"
 #include "services/cli/verify/training_replay.h"
+#include "services/cli/verify/value_models.h"
 
 // Folder format: shared/data/golden/README.md, section "models". Tolerances are those stated there.
 namespace rollcall::verify {
@@ -28,13 +29,6 @@ constexpr double kLogitTolerance = 1e-4;  // logits, log-probs, entropies: absol
 constexpr double kLossTolerance = 1e-5;
 constexpr double kTemperatures[] = {1.0, 0.7};
 constexpr char kSuffix[] = ".expected.json";
-
-struct ModelCase {
-  std::string name;
-  Json expected;
-  GoldenTensors tensors;
-  std::vector<at::Tensor> sequences;
-};
 
 absl::StatusOr<ModelCase> ReadCase(const fs::path& folder, const std::string& name) {
   ModelCase model_case{.name = name, .expected = {}, .tensors = {}, .sequences = {}};
@@ -159,11 +153,6 @@ absl::Status CompareModel(ModelRunner& runner, const std::string& folder, const 
 absl::Status RunCase(const fs::path& folder, const std::string& name, const c10::Device& device,
                      Report& report) {
   ROLLCALL_ASSIGN_OR_RETURN(const ModelCase golden, ReadCase(folder, name));
-  const std::string head = golden.expected.value("head", "causal_lm");
-  if (head != "causal_lm") {
-    report.NotSupported("all", absl::StrCat("head '", head, "' is not offered yet"));
-    return absl::OkStatus();
-  }
   const std::string model_folder = (folder / name).string();
   absl::StatusOr<ModelRunner> runner = ModelRunner::Open(model_folder, at::kFloat, device);
   if (absl::IsUnimplemented(runner.status())) {
@@ -171,7 +160,14 @@ absl::Status RunCase(const fs::path& folder, const std::string& name, const c10:
     return absl::OkStatus();
   }
   ROLLCALL_RETURN_IF_ERROR(runner.status());
-  return CompareModel(*runner, model_folder, golden, report);
+  const std::string head = golden.expected.value("head", "causal_lm");
+  const bool language = runner->decoder().config().head == model::Head::kLanguageModel;
+  if (language != (head == "causal_lm")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("head '", head, "' is not what the model's config.json says"));
+  }
+  return language ? CompareModel(*runner, model_folder, golden, report)
+                  : CompareValueModel(*runner, model_folder, golden, report);
 }
 
 class ModelsSuite : public Suite {

@@ -20,4 +20,10 @@ absl::Status ReplayTraining(ModelRunner& runner, const std::vector<at::Tensor>& 
                             const nlohmann::json& expected, const GoldenTensors& tensors,
                             Report& report);
 
+// The gradients of a reward or value model on the packed path: of the sum over sequences of
+// (values * cotangent), with the case's seq{i}.cotangent.
+absl::Status CompareValueGradients(ModelRunner& runner, const std::vector<at::Tensor>& sequences,
+                                   const nlohmann::json& expected, const GoldenTensors& tensors,
+                                   Report& report);
+
 }  // namespace rollcall::verify
