@@ -189,6 +189,21 @@ TEST(DecoderTest, ScoresDoNotDependOnTheChunks) {
   }
 }
 
+TEST(DecoderTest, ARopeThatDependsOnTheContextRefusesPositionsBeyondIt) {
+  ModelConfig config = SmallConfig();
+  config.rope.scaling = {
+      .type = RopeScaling::Type::kDynamic, .factor = 2.0, .original_max_position_embeddings = 8};
+  config.SetContext(8);
+  Decoder decoder = RandomDecoder(config, at::kFloat, 5);
+  PhiloxStream random(1, 1);
+  const at::Tensor tokens = RandomTokens(9, 77, random);
+  const at::NoGradGuard no_grad;
+  const at::Tensor before = LogitsOf(decoder, tokens.narrow(0, 0, 8));
+  EXPECT_THROW(LogitsOf(decoder, tokens), c10::IndexError);
+  decoder.SetContext(9);
+  EXPECT_GT(MaxDifference(LogitsOf(decoder, tokens).narrow(0, 0, 8), before), 1e-3);
+}
+
 TEST(DecoderTest, BadRequestsAreStatuses) {
   Decoder decoder = RandomDecoder(SmallConfig(), at::kFloat, 2);
   PhiloxStream random(1, 1);

@@ -1,5 +1,5 @@
 // The Llama models of the golden numbers (what transformers computes) within the tolerances stated
-// beside them.
+// beside them, and the other families in bfloat16; rollcall verify compares all of them in full.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -220,7 +220,10 @@ TEST_P(GoldenModelTest, FiveAdamWSteps) {
   EXPECT_LE(outliers, 3) << "of " << entries;
 }
 
-TEST_P(GoldenModelTest, Bfloat16StaysNear) {
+// Every language model of the golden numbers.
+class GoldenFamilyTest : public GoldenModelTest {};
+
+TEST_P(GoldenFamilyTest, Bfloat16StaysNear) {
   const at::NoGradGuard no_grad;
   Decoder decoder = LoadDecoder(DataFolder() + "/golden/models/" + GetParam(), at::kBFloat16);
   const at::Tensor& tokens = sequences_[2];
@@ -239,6 +242,12 @@ TEST_P(GoldenModelTest, Bfloat16StaysNear) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Llama, GoldenModelTest, ::testing::Values("llama_rope3", "llama_tied"),
+                         [](const auto& model) { return std::string(model.param); });
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenFamilyTest,
+                         ::testing::Values("llama_rope3", "llama_tied", "mistral", "qwen2", "qwen3",
+                                           "gemma2", "gemma3_text", "phi3", "olmo2", "qwen3_moe",
+                                           "mixtral"),
                          [](const auto& model) { return std::string(model.param); });
 
 TEST(GoldenGenerationTest, Stories260k) {

@@ -96,6 +96,7 @@ void ReadSizes(ConfigReader& reader, ModelConfig& config) {
     reader.Fail("hidden_size", "a multiple of num_attention_heads where head_dim is not given");
   }
   reader.Integer("max_position_embeddings", false, 1, &config.max_position_embeddings);
+  config.longest_context = config.max_position_embeddings;
   reader.Positive("rms_norm_eps", false, &config.rms_norm_eps);
   reader.Positive("initializer_range", false, &config.initializer_range);
   reader.Bool("tie_word_embeddings", &config.tie_word_embeddings);
@@ -312,6 +313,17 @@ std::string ModelConfig::ToJson() const {
                        {"use_cache", true},
                        {"vocab_size", vocab_size}};
   return object.dump(2) + "\n";
+}
+
+absl::Status ModelConfig::UseContext(int64_t tokens) {
+  const int64_t longest = longest_context == 0 ? max_position_embeddings : longest_context;
+  if (tokens < 0 || tokens > longest) {
+    return ExpectedError("model.context_tokens",
+                         absl::StrCat("at most ", longest, ", the model's longest context"),
+                         tokens);
+  }
+  if (tokens > 0) SetContext(tokens);
+  return absl::OkStatus();
 }
 
 absl::Status ModelConfig::RequireLanguageModel() const {

@@ -47,6 +47,7 @@ struct ModelConfig {
   // no position may be at or beyond it, and it decides the frequencies. FromJson then sets it to
   // the length up to which every sequence has the same ones in transformers; see SetContext.
   int64_t max_position_embeddings = 2048;
+  int64_t longest_context = 0;  // that UseContext may ask for, tokens; 0: max_position_embeddings
 
   double rms_norm_eps = 1e-6;
   bool unit_offset_norm = false;  // norms multiply by 1 + weight
@@ -101,6 +102,9 @@ struct ModelConfig {
   // Sequences of up to `tokens` tokens: for ropes that depend on the context, their frequencies are
   // then what transformers has for a sequence of exactly that length.
   void SetContext(int64_t tokens) { max_position_embeddings = tokens; }
+  // SetContext as a run's settings ask for it; 0 leaves the context as it is. INVALID_ARGUMENT:
+  // more than the model is made for.
+  absl::Status UseContext(int64_t tokens);
   bool RopeDependsOnContext() const {
     return rope.DependsOnContext() || (sliding_rope && sliding_rope->DependsOnContext());
   }

@@ -29,20 +29,28 @@ struct Source {
   std::optional<checkpoint::HfFolder> folder;  // with weights
 };
 
+// The model's settings as this run wants them.
+absl::StatusOr<model::ModelConfig> ReadConfig(const v1::RunConfig& config, std::string_view json,
+                                              const std::string& config_path) {
+  ROLLCALL_ASSIGN_OR_RETURN(model::ModelConfig result,
+                            model::ModelConfig::FromJson(json, config_path));
+  ROLLCALL_RETURN_IF_ERROR(Annotate(result.RequireLanguageModel(), config_path));
+  ROLLCALL_RETURN_IF_ERROR(result.UseContext(config.model().context_tokens()));
+  return result;
+}
+
 absl::StatusOr<Source> OpenSource(const v1::RunConfig& config) {
   const std::string& path = config.model().path();
   const std::string config_path = path + "/config.json";
   Source source;
   if (config.generator().wait_for_weights()) {
     ROLLCALL_ASSIGN_OR_RETURN(const std::string json, ReadFile(config_path));
-    ROLLCALL_ASSIGN_OR_RETURN(source.config, model::ModelConfig::FromJson(json, config_path));
-    ROLLCALL_RETURN_IF_ERROR(Annotate(source.config.RequireLanguageModel(), config_path));
+    ROLLCALL_ASSIGN_OR_RETURN(source.config, ReadConfig(config, json, config_path));
     return source;
   }
   ROLLCALL_ASSIGN_OR_RETURN(source.folder, checkpoint::HfFolder::Open(path));
-  ROLLCALL_ASSIGN_OR_RETURN(
-      source.config, model::ModelConfig::FromJson(source.folder->config_json(), config_path));
-  ROLLCALL_RETURN_IF_ERROR(Annotate(source.config.RequireLanguageModel(), config_path));
+  ROLLCALL_ASSIGN_OR_RETURN(source.config,
+                            ReadConfig(config, source.folder->config_json(), config_path));
   return source;
 }
 

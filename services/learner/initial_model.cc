@@ -19,9 +19,10 @@ absl::StatusOr<model::Decoder> Load(const v1::RunConfig& config) {
   ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder folder,
                             checkpoint::HfFolder::Open(config.model().path()));
   ROLLCALL_ASSIGN_OR_RETURN(
-      const model::ModelConfig model,
+      model::ModelConfig model,
       model::ModelConfig::FromJson(folder.config_json(), folder.path() + "/config.json"));
   ROLLCALL_RETURN_IF_ERROR(Annotate(model.RequireLanguageModel(), folder.path() + "/config.json"));
+  ROLLCALL_RETURN_IF_ERROR(model.UseContext(config.model().context_tokens()));
   const at::ScalarType dtype =
       config.model().dtype() == v1::COMPUTE_DTYPE_BFLOAT16 ? at::kBFloat16 : at::kFloat;
   ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, model::Decoder::Create(model, dtype, device));

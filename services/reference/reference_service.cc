@@ -29,7 +29,8 @@ class ReferenceService final : public rpc::HostedService {
                                                          : config_.reference().model_path(),
                                        .dtype = config_.model().dtype(),
                                        .device = config_.model().device(),
-                                       .threads = config_.reference().threads()};
+                                       .threads = config_.reference().threads(),
+                                       .context_tokens = config_.model().context_tokens()};
     const absl::Time start = absl::Now();
     ROLLCALL_ASSIGN_OR_RETURN(
         engine_,

@@ -330,6 +330,28 @@ TEST(RopeTest, DynamicKeepsTheTrainedFrequenciesInTheTrainedContext) {
   }
 }
 
+TEST(RopeTest, ARunMayChooseTheContext) {
+  ModelConfig plain = Read(Base("llama"));
+  EXPECT_TRUE(plain.UseContext(0).ok());
+  EXPECT_EQ(plain.max_position_embeddings, 128);
+  EXPECT_TRUE(plain.UseContext(50).ok());
+  EXPECT_EQ(plain.max_position_embeddings, 50);
+  EXPECT_THAT(std::string(plain.UseContext(129).message()),
+              HasSubstr("model.context_tokens: expected at most 128"));
+  Json json = Base("llama");
+  json["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  EXPECT_TRUE(Read(json).UseContext(100000).ok());
+  json["rope_scaling"] = {{"type", "longrope"},
+                          {"original_max_position_embeddings", 32},
+                          {"short_factor", {1.0, 1.0, 1.0, 1.0}},
+                          {"long_factor", {2.0, 2.0, 2.0, 2.0}}};
+  ModelConfig stretched = Read(json);
+  EXPECT_EQ(stretched.max_position_embeddings, 32);
+  EXPECT_TRUE(stretched.UseContext(128).ok());
+  EXPECT_EQ(Frequencies(stretched)[0], 0.5f);
+  EXPECT_FALSE(stretched.UseContext(129).ok());
+}
+
 TEST(RopeTest, YarnBlendsByTurns) {
   Json json = Base("llama");
   json["head_dim"] = 16;

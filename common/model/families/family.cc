@@ -108,6 +108,8 @@ void ReadRopeObject(const Json& object, const std::string& name, ModelConfig& co
     reader.Positive("low_freq_factor", true, &scaling.low_freq_factor);
     reader.Positive("high_freq_factor", true, &scaling.high_freq_factor);
   }
+  // This type is for sequences longer than the model was trained on.
+  if (scaling.type == Type::kDynamic) config.longest_context = ConfigReader::kMaxSize;
   if (scaling.type == Type::kYarn) ReadYarn(reader, scaling);
   if (scaling.type == Type::kLongRope) ReadLongRope(reader, config, scaling);
   errors.Update(reader.status());

@@ -111,9 +111,10 @@ absl::StatusOr<std::unique_ptr<Scorer>> Load(const DecoderScorerOptions& options
   ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder folder,
                             checkpoint::HfFolder::Open(options.model_path));
   ROLLCALL_ASSIGN_OR_RETURN(
-      const model::ModelConfig config,
+      model::ModelConfig config,
       model::ModelConfig::FromJson(folder.config_json(), folder.path() + "/config.json"));
   ROLLCALL_RETURN_IF_ERROR(Annotate(config.RequireLanguageModel(), folder.path() + "/config.json"));
+  ROLLCALL_RETURN_IF_ERROR(config.UseContext(options.context_tokens));
   const at::ScalarType dtype =
       options.dtype == v1::COMPUTE_DTYPE_BFLOAT16 ? at::kBFloat16 : at::kFloat;
   ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, model::Decoder::Create(config, dtype, device));

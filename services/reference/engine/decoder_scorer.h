@@ -14,7 +14,8 @@ struct DecoderScorerOptions {
   std::string model_path;  // Hugging Face folder
   v1::ComputeDtype dtype = v1::COMPUTE_DTYPE_FLOAT32;
   std::string device = "cpu";
-  uint32_t threads = 0;  // 0: all cores this process may use
+  uint32_t threads = 0;         // 0: all cores this process may use
+  uint32_t context_tokens = 0;  // model.context_tokens
 };
 
 // Loads the model and hashes its weights; call it on the engine thread, which then owns it.
