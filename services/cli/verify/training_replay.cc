@@ -21,7 +21,7 @@ using Json = nlohmann::json;
 constexpr double kLossTolerance = 1e-5;
 constexpr double kGradientNorm = 1e-4;    // relative: l2 of each tensor, norm of all
 constexpr double kGradientEntry = 1e-3;   // relative, beyond kGradientFloor
-constexpr double kGradientFloor = 1e-6;   // absolute, of the gradient of a mean over tokens
+constexpr double kGradientFloor = 1e-6;   // absolute
 constexpr double kStepLoss = 1e-4;        // absolute
 constexpr double kStepNorm = 1e-4;        // relative
 constexpr double kParameterNorm = 1e-5;   // relative
@@ -79,9 +79,8 @@ struct Worst {
   }
 };
 
-// Of gradients against golden summaries and full tensors; `floor` is absolute.
+// Of gradients against golden summaries and full tensors.
 struct GradientErrors {
-  double floor;
   Worst l2, entries, full;
   bool has_full = false;
 };
@@ -93,7 +92,7 @@ absl::Status CompareGradient(const tensor::NamedTensor& parameter, const Json& e
   ROLLCALL_ASSIGN_OR_RETURN(const TensorSummary ours, Summarize(gradient, golden.indices));
   errors.l2.Update(RelativeDifference(ours.l2, golden.l2), parameter.name);
   for (size_t i = 0; i < golden.values.size(); ++i) {
-    errors.entries.Update(RelativeBeyond(ours.values[i], golden.values[i], errors.floor),
+    errors.entries.Update(RelativeBeyond(ours.values[i], golden.values[i], kGradientFloor),
                           parameter.name);
   }
   const auto full = tensors.find("grad." + parameter.name);
@@ -105,24 +104,24 @@ absl::Status CompareGradient(const tensor::NamedTensor& parameter, const Json& e
   const at::Tensor a = gradient.cpu().to(at::kDouble).contiguous();
   const at::Tensor b = full->second.to(at::kDouble).contiguous();
   for (int64_t i = 0; i < a.numel(); ++i) {
-    errors.full.Update(
-        RelativeBeyond(a.const_data_ptr<double>()[i], b.const_data_ptr<double>()[i], errors.floor),
-        parameter.name);
+    errors.full.Update(RelativeBeyond(a.const_data_ptr<double>()[i], b.const_data_ptr<double>()[i],
+                                      kGradientFloor),
+                       parameter.name);
   }
   return absl::OkStatus();
 }
 
 absl::Status CompareGradients(ModelRunner& runner, const Json& expected,
-                              const GoldenTensors& tensors, double floor, Report& report) {
+                              const GoldenTensors& tensors, Report& report) {
   const auto& parameters = runner.decoder().parameters();
   const Json summaries = expected.value("grads", Json::object());
-  GradientErrors errors{.floor = floor, .l2 = {}, .entries = {}, .full = {}};
+  GradientErrors errors;
   for (const tensor::NamedTensor& parameter : parameters) {
     ROLLCALL_RETURN_IF_ERROR(Annotate(
         CompareGradient(parameter, summaries.value(parameter.name, Json()), tensors, errors),
         absl::StrCat("grads: ", parameter.name)));
   }
-  const std::string beyond = absl::StrCat("relative beyond ", floor);
+  const std::string beyond = absl::StrCat("relative beyond ", kGradientFloor);
   report.Compare("gradient l2", errors.l2.error, kGradientNorm, errors.l2.Note("relative"));
   report.Compare("gradient entries", errors.entries.error, kGradientEntry,
                  errors.entries.Note(beyond));
@@ -228,7 +227,7 @@ absl::Status ReplayTraining(ModelRunner& runner, const std::vector<at::Tensor>& 
   if (!expected.value("grad_norm", Json()).is_number()) {
     return absl::InvalidArgumentError("no grad_norm");
   }
-  ROLLCALL_RETURN_IF_ERROR(CompareGradients(runner, expected, tensors, kGradientFloor, report));
+  ROLLCALL_RETURN_IF_ERROR(CompareGradients(runner, expected, tensors, report));
   return ReplaySteps(runner, sequences, expected.value("adamw", Json::object()), report);
 }
 
@@ -239,9 +238,7 @@ absl::Status CompareValueGradients(ModelRunner& runner, const std::vector<at::Te
   ROLLCALL_ASSIGN_OR_RETURN(const std::vector<at::Tensor> hidden,
                             runner.Hidden(ForwardPath::kPacked, sequences));
   at::Tensor sum;
-  int64_t tokens = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    tokens += sequences[i].size(0);
     ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor cotangent,
                               Golden(tensors, absl::StrCat("seq", i, ".cotangent")));
     const at::Tensor part =
@@ -249,10 +246,7 @@ absl::Status CompareValueGradients(ModelRunner& runner, const std::vector<at::Te
     sum = sum.defined() ? sum.add(part) : part;
   }
   sum.backward();
-  // The recorded gradient is that of a sum: its rounding, the reference's too, is as many times that
-  // of a mean as there are tokens.
-  return CompareGradients(runner, expected, tensors, kGradientFloor * static_cast<double>(tokens),
-                          report);
+  return CompareGradients(runner, expected, tensors, report);
 }
 
 }  // namespace rollcall::verify
