@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "common/config/algorithm_presets.h"
+#include "common/config/field_rules.h"
 #include "common/config/yaml.h"
 
 namespace rollcall::config {
@@ -135,16 +137,8 @@ void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
     found->Add("sampling.min_tokens", "must be at most sampling.max_tokens (",
                sampling.max_tokens(), "), got ", sampling.min_tokens());
   }
-  if (algorithm.preset() == v1::ALGORITHM_PRESET_GRPO) {
-    if (samples < 2) {
-      found->Add("algorithm.samples_per_prompt",
-                 "grpo compares the samples of a group: must be >= 2, got ", samples);
-    }
-    if (algorithm.min_valid_samples() < 2) {
-      found->Add("algorithm.min_valid_samples",
-                 "grpo compares the samples of a group: must be >= 2, got ",
-                 algorithm.min_valid_samples());
-    }
+  for (Violation& violation : FindAlgorithmViolations(config)) {
+    found->Add(std::move(violation.field), violation.message);
   }
   if (algorithm.min_valid_samples() > std::max<uint64_t>(samples, 2)) {
     found->Add("algorithm.min_valid_samples", "must be at most algorithm.samples_per_prompt (",
@@ -204,6 +198,21 @@ std::vector<std::string_view> RequiredSections(Role role) {
   return {};
 }
 
+// A preset fills the cells that neither the file nor a --set wrote; from then on every cell is
+// explicit, also in the effective configuration.
+absl::Status FillPresetCells(const Origins& origins, v1::AlgorithmSection* algorithm) {
+  for (const PresetCell& cell : PresetCells(algorithm->preset())) {
+    const std::string name(cell.field);
+    if (origins.count("algorithm." + name) != 0) continue;
+    const auto* field = algorithm->GetDescriptor()->FindFieldByName(name);
+    if (field == nullptr || !ParseScalar(std::string(cell.value), *field, algorithm)) {
+      return absl::InternalError(absl::StrCat("preset ", PresetName(algorithm->preset()), ": ",
+                                              name, " cannot be ", std::string(cell.value)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
@@ -252,7 +261,9 @@ absl::StatusOr<v1::RunConfig> LoadRunConfig(const std::string& path,
   v1::RunConfig config;
   Origins origins;
   const std::vector<std::string_view> sections = RequiredSections(role);
-  ROLLCALL_RETURN_IF_ERROR(LoadYaml(path, sets, &config, {.required_in = sections}, &origins));
+  const LoadOptions options{.required_in = sections};
+  ROLLCALL_RETURN_IF_ERROR(LoadYaml(path, sets, &config, options, &origins));
+  ROLLCALL_RETURN_IF_ERROR(FillPresetCells(origins, config.mutable_algorithm()));
   std::vector<std::string> lines;
   for (const Violation& violation : FindViolations(config, role)) {
     const auto origin = origins.find(violation.field);

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
+#include "common/config/algorithm_presets.h"
 #include "common/config/field_rules.h"
 #include "common/config/reference.h"
 #include "common/config/yaml.h"
@@ -42,15 +43,73 @@ TEST(LoadRunConfigTest, AcceptsTheSmallestWholeRun) {
   EXPECT_EQ(config->algorithm().samples_per_prompt(), 8u);
 }
 
+v1::AlgorithmSection AlgorithmOf(const std::vector<std::string>& sets) {
+  const std::string path = absl::StrCat(testing::TempDir(), "/preset_", getpid(), ".yaml");
+  EXPECT_EQ(WriteFileAtomically(path, kWhole), absl::OkStatus());
+  const absl::StatusOr<v1::RunConfig> config = LoadRunConfig(path, sets);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return config.ok() ? config->algorithm() : v1::AlgorithmSection();
+}
+
+TEST(LoadRunConfigTest, APresetFillsWhatIsNotSet) {
+  const v1::AlgorithmSection dapo = AlgorithmOf({"algorithm.preset=dapo"});
+  EXPECT_FLOAT_EQ(dapo.clip_high(), 0.28f);
+  EXPECT_FLOAT_EQ(dapo.clip_low(), 0.2f);
+  EXPECT_EQ(dapo.aggregation(), v1::LOSS_AGGREGATION_TOKEN_MEAN);
+  EXPECT_EQ(dapo.kl_coefficient(), 0);
+  const v1::AlgorithmSection own = AlgorithmOf(
+      {"algorithm.preset=dapo", "algorithm.clip_high=0.3", "algorithm.kl_coefficient=0.04"});
+  EXPECT_FLOAT_EQ(own.clip_high(), 0.3f);
+  EXPECT_FLOAT_EQ(own.kl_coefficient(), 0.04f);
+}
+
+TEST(LoadRunConfigTest, EveryPresetLoadsAndKeepsItsRowWhenReadAgain) {
+  // Later presets are refused below.
+  for (int id = 1; id <= v1::ALGORITHM_PRESET_OPO; ++id) {
+    const auto preset = static_cast<v1::AlgorithmPreset>(id);
+    const v1::AlgorithmSection section =
+        AlgorithmOf({absl::StrCat("algorithm.preset=", PresetName(preset))});
+    EXPECT_EQ(section.preset(), preset);
+    EXPECT_EQ(PresetCells(preset).empty(), preset == v1::ALGORITHM_PRESET_GRPO);
+    v1::AlgorithmSection again;
+    ASSERT_EQ(ParseYaml(FormatYaml(section), "again", {}, &again), absl::OkStatus());
+    EXPECT_EQ(again.SerializeAsString(), section.SerializeAsString()) << PresetName(preset);
+  }
+}
+
 TEST(LoadRunConfigTest, RefusesEachBrokenRuleWithItsFieldAndOrigin) {
   const struct {
     const char* set;
     const char* error;
   } kCases[] = {
+      {"algorithm.preset=ppo", "algorithm.preset: ppo cannot be trained with this build"},
+      {"algorithm.preset=remax", "algorithm.preset: remax cannot be trained with this build"},
+      {"algorithm.preset=online_dpo", "algorithm.preset: online_dpo cannot be trained"},
+      {"algorithm.advantage_baseline=critic", "algorithm.advantage_baseline: critic and greedy"},
+      {"algorithm.dynamic_sampling=true", "algorithm.dynamic_sampling: is not offered"},
+      {"algorithm.reference_refresh_steps=5", "algorithm.reference_refresh_steps: is not offered"},
       {"algorithm.samples_per_prompt=1",
        "--set algorithm.samples_per_prompt=1: algorithm.samples_per_prompt: grpo compares"},
       {"algorithm.min_valid_samples=1", "algorithm.min_valid_samples: grpo compares"},
       {"algorithm.min_valid_samples=9", "must be at most algorithm.samples_per_prompt (8), got 9"},
+      {"algorithm={preset: rloo, samples_per_prompt: 1}",
+       "algorithm.samples_per_prompt: rloo compares the samples of a group: must be >= 2, got 1"},
+      {"algorithm={preset: rloo, advantage_normalization: group_std}",
+       "algorithm.advantage_normalization: group_std goes with advantage_baseline group_mean"},
+      {"algorithm={preset: reinforce_pp, advantage_normalization: batch_std}",
+       "algorithm.advantage_normalization: batch_std goes with a baseline over the group"},
+      {"algorithm.gamma=0.9", "algorithm.gamma: discounts rewards token by token"},
+      {"algorithm.dual_clip=1", "algorithm.dual_clip: must be 0 (none) or above 1, got 1"},
+      {"algorithm={preset: cispo, dual_clip: 3}", "algorithm.dual_clip: bounds the surrogate"},
+      {"algorithm={preset: cispo, ratio_cap: 3}", "algorithm.ratio_cap: bounds the surrogate"},
+      {"algorithm={policy_loss: reinforce, mini_batches: 2}",
+       "algorithm.policy_loss: reinforce has no ratio"},
+      {"algorithm.behavior_min=3", "algorithm.behavior_min: must be at most behavior_max (2)"},
+      {"algorithm.kl_target=0.1", "algorithm.kl_target: adapts the coefficient of a KL in the"},
+      {"algorithm={preset: rloo, kl_straight_through: true}",
+       "algorithm.kl_straight_through: concerns a gradient"},
+      {"algorithm.overlong_buffer=300",
+       "algorithm.overlong_buffer: must be at most sampling.max_tokens (256), got 300"},
       {"algorithm.mini_batches=5",
        "learner.prompts_per_step: must be a multiple of algorithm.mini_batches (5), got 32"},
       {"learner.prompts_per_step=4294967295", "learner.prompts_per_step: times algorithm.samples"},

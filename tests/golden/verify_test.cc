@@ -227,11 +227,11 @@ TEST_F(GoldenTest, TextThatDiffersIsFound) {
 TEST_F(GoldenTest, FoldersWithoutASuiteAreListed) {
   const std::string root = ::testing::TempDir() + "/verify_other";
   fs::remove_all(root);
-  ASSERT_TRUE(MakeDirectories(root + "/steps").ok());
+  ASSERT_TRUE(MakeDirectories(root + "/later").ok());
   const Outcome outcome = Verify({root});
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_THAT(outcome.out,
-              AllOf(HasSubstr("steps"), HasSubstr("not supported"), HasSubstr("1 not supported")));
+              AllOf(HasSubstr("later"), HasSubstr("not supported"), HasSubstr("1 not supported")));
 }
 
 // One small case of the models suite in a folder of its own, to spoil.

@@ -34,6 +34,8 @@ class Suite {
 std::unique_ptr<Suite> MakeModelsSuite();
 std::unique_ptr<Suite> MakeGenerationSuite();
 std::unique_ptr<Suite> MakeTextSuite();
+std::unique_ptr<Suite> MakeObjectivesSuite();
+std::unique_ptr<Suite> MakeStepsSuite();
 
 // In the order they run.
 std::vector<std::unique_ptr<Suite>> AllSuites();

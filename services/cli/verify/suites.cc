@@ -7,6 +7,8 @@ std::vector<std::unique_ptr<Suite>> AllSuites() {
   suites.push_back(MakeModelsSuite());
   suites.push_back(MakeGenerationSuite());
   suites.push_back(MakeTextSuite());
+  suites.push_back(MakeObjectivesSuite());
+  suites.push_back(MakeStepsSuite());
   return suites;
 }
 

@@ -15,6 +15,8 @@ struct LossDenominators {
   int64_t sequences = 0;
   // Tokens in the loss.
   int64_t tokens = 0;
+  // constant_length: what a completion's sum is divided by, the most tokens it may have.
+  int64_t constant_length = 0;
 
   LossDenominators& operator+=(const LossDenominators& other) {
     sequences += other.sequences;
@@ -31,9 +33,16 @@ LossDenominators CountDenominators(std::span<const int64_t> token_counts);
 //
 //   seq_mean_token_mean  1 / (sequences * tokens of this one)  GRPO, arXiv 2402.03300, equation 3
 //   token_mean           1 / tokens                            DAPO, arXiv 2503.14476, equation 8
+//   seq_mean_token_sum   1 / sequences                         RLOO, arXiv 2402.14740, equation 4
+//   constant_length      1 / (sequences * constant_length)     Dr. GRPO, arXiv 2503.20783, sec. 3.2
 //
 // token_counts: tokens in the loss of each sequence of this micro-batch; a sequence is never split
 // between micro-batches. Returns one weight per token, sequence after sequence.
+std::vector<double> ExactTokenWeights(v1::LossAggregation aggregation,
+                                      std::span<const int64_t> token_counts,
+                                      const LossDenominators& denominators);
+
+// The same, rounded to the float32 of the losses that they multiply.
 std::vector<float> TokenWeights(v1::LossAggregation aggregation,
                                 std::span<const int64_t> token_counts,
                                 const LossDenominators& denominators);

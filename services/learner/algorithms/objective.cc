@@ -1,65 +1,83 @@
 #include "services/learner/algorithms/objective.h"
 
-#include <array>
-
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace rollcall::learner {
 namespace {
 
-struct Preset {
-  v1::AlgorithmPreset id;
-  const char* name;
-  v1::AdvantageNormalization normalization;
-  v1::KlEstimator kl_estimator;
-  v1::LossAggregation aggregation;
-  // Smallest group the advantage estimator can use.
-  uint32_t min_group_size;
-};
-
-constexpr std::array kPresets = {
-    // DeepSeekMath, arXiv 2402.03300, equations 3 and 4.
-    Preset{v1::ALGORITHM_PRESET_GRPO, "grpo", v1::ADVANTAGE_NORMALIZATION_GROUP_STD,
-           v1::KL_ESTIMATOR_K3, v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN, 2},
-};
-
-// The override where it is set, the preset's value where it is not.
+// The cell where it is set, grpo's value where it is not.
 template <typename Enum>
-Enum Choose(Enum override_value, Enum preset_value) {
-  return override_value == Enum{} ? preset_value : override_value;
+Enum Choose(Enum cell, Enum otherwise) {
+  return cell == Enum{} ? otherwise : cell;
+}
+
+std::string NameOf(v1::AlgorithmPreset preset) {
+  const std::string& name = v1::AlgorithmPreset_Name(preset);
+  return absl::AsciiStrToLower(absl::StripPrefix(name, "ALGORITHM_PRESET_"));
+}
+
+absl::Status CheckGroups(const v1::AlgorithmSection& section, const Objective& objective) {
+  if (objective.baseline == v1::ADVANTAGE_BASELINE_NONE) return absl::OkStatus();
+  if (section.samples_per_prompt() < 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("algorithm.samples_per_prompt: ", objective.name,
+                     " compares the samples of a prompt and needs at least 2, got ",
+                     section.samples_per_prompt()));
+  }
+  if (section.min_valid_samples() < 2) {
+    return absl::InvalidArgumentError(absl::StrCat("algorithm.min_valid_samples: ", objective.name,
+                                                   " needs at least 2, got ",
+                                                   section.min_valid_samples()));
+  }
+  return absl::OkStatus();
+}
+
+void ComposePolicy(const v1::AlgorithmSection& section, Objective& objective) {
+  objective.policy = {
+      .type = Choose(section.policy_loss(), v1::POLICY_LOSS_TYPE_PPO_CLIP),
+      .ratio_level = Choose(section.ratio_level(), v1::RATIO_LEVEL_TOKEN),
+      .clip = {.low = section.clip_low(), .high = section.clip_high()},
+      .bounds = {.dual_clip = section.dual_clip(), .ratio_cap = section.ratio_cap()},
+      .max_log_ratio = section.max_log_ratio()};
+  objective.correction = {
+      .mode = Choose(section.behavior_correction(), v1::BEHAVIOR_CORRECTION_NONE),
+      .min = section.behavior_min(),
+      .max = section.behavior_max()};
 }
 
 }  // namespace
 
-absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section) {
-  const Preset* preset = nullptr;
-  for (const Preset& row : kPresets) {
-    if (row.id == Choose(section.preset(), v1::ALGORITHM_PRESET_GRPO)) preset = &row;
-  }
-  if (preset == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("algorithm.preset: ", section.preset(), " is not in the table of objectives"));
-  }
-  if (section.samples_per_prompt() < preset->min_group_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("algorithm.samples_per_prompt: ", preset->name, " compares the samples of a ",
-                     "prompt and needs at least ", preset->min_group_size, ", got ",
-                     section.samples_per_prompt()));
-  }
-  if (section.min_valid_samples() < preset->min_group_size) {
-    return absl::InvalidArgumentError(absl::StrCat("algorithm.min_valid_samples: ", preset->name,
-                                                   " needs at least ", preset->min_group_size,
-                                                   ", got ", section.min_valid_samples()));
-  }
+absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section,
+                                           int64_t max_completion_tokens) {
   Objective objective;
-  objective.name = preset->name;
+  objective.name = NameOf(Choose(section.preset(), v1::ALGORITHM_PRESET_GRPO));
+  objective.baseline = Choose(section.advantage_baseline(), v1::ADVANTAGE_BASELINE_GROUP_MEAN);
   objective.advantage.normalization =
-      Choose(section.advantage_normalization(), preset->normalization);
+      Choose(section.advantage_normalization(), v1::ADVANTAGE_NORMALIZATION_GROUP_STD);
   objective.advantage.epsilon = section.advantage_epsilon();
-  objective.clip = {.low = section.clip_low(), .high = section.clip_high()};
-  objective.kl_estimator = Choose(section.kl_estimator(), preset->kl_estimator);
+  objective.gamma = section.gamma();
+  ComposePolicy(section, objective);
+  objective.kl = {.estimator = Choose(section.kl_estimator(), v1::KL_ESTIMATOR_K3),
+                  .straight_through = section.kl_straight_through(),
+                  .max_value = section.kl_max_value()};
   objective.kl_coefficient = section.kl_coefficient();
-  objective.aggregation = Choose(section.aggregation(), preset->aggregation);
+  objective.kl_in_reward = section.kl_placement() == v1::KL_PLACEMENT_REWARD;
+  objective.kl_target = section.kl_target();
+  objective.kl_horizon = section.kl_horizon();
+  objective.entropy_coefficient = section.entropy_coefficient();
+  objective.overlong = {.max_tokens = max_completion_tokens,
+                        .buffer = section.overlong_buffer(),
+                        .factor = section.overlong_factor()};
+  objective.mask_truncated = section.mask_truncated();
+  objective.aggregation = Choose(section.aggregation(), v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN);
+  objective.max_completion_tokens = max_completion_tokens;
+  if (absl::Status status = CheckGroups(section, objective); !status.ok()) return status;
+  if (objective.aggregation == v1::LOSS_AGGREGATION_CONSTANT_LENGTH && max_completion_tokens <= 0) {
+    return absl::InvalidArgumentError(
+        "algorithm.aggregation: constant_length divides by sampling.max_tokens, which is 0");
+  }
   return objective;
 }
 

@@ -5,27 +5,48 @@
 #include "absl/status/statusor.h"
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/algorithms/advantage.h"
+#include "services/learner/algorithms/behavior_correction.h"
+#include "services/learner/algorithms/kl.h"
 #include "services/learner/algorithms/policy_loss.h"
+#include "services/learner/algorithms/reward_shaping.h"
 
 namespace rollcall::learner {
 
-// An algorithm as data: which advantage, which clip, which KL, which aggregation. A name such as
-// `grpo` is a row of the preset table in objective.cc; the configuration overrides its parts.
+// An algorithm as data: one row of the table that docs/objectives.md prints. A name such as `grpo`
+// is a row of the presets (common/config/algorithm_presets.cc); the configuration overrides its
+// cells.
 struct Objective {
   std::string name;
+  v1::AdvantageBaseline baseline = v1::ADVANTAGE_BASELINE_GROUP_MEAN;
   GroupNormalization advantage;
-  ClipRange clip;
-  v1::KlEstimator kl_estimator = v1::KL_ESTIMATOR_K3;
-  // Weight of the KL to the reference in the loss; 0: the objective has no such term.
+  // Discount of later token rewards; used by baseline none.
+  double gamma = 1.0;
+  PolicyLossOptions policy;
+  KlOptions kl;
+  // Weight of the KL to the reference; 0: the objective has no such term.
   double kl_coefficient = 0;
+  // The KL is taken from the reward instead of being a term of the loss.
+  bool kl_in_reward = false;
+  // Above 0: kl_coefficient adapts to keep the KL near this (nats), over kl_horizon sequences.
+  double kl_target = 0;
+  double kl_horizon = 10000;
+  double entropy_coefficient = 0;
+  BehaviorCorrectionOptions correction;
+  OverlongOptions overlong;
+  bool mask_truncated = false;
   v1::LossAggregation aggregation = v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN;
+  // Most tokens a completion may have; what constant_length divides by.
+  int64_t max_completion_tokens = 0;
 
   bool needs_reference() const { return kl_coefficient > 0; }
+  bool kl_in_loss() const { return kl_coefficient > 0 && !kl_in_reward; }
+  bool corrects_behavior() const { return correction.mode != v1::BEHAVIOR_CORRECTION_NONE; }
 };
 
-// The objective that `section` describes: the preset's row, its enum parts overridden where they
-// are set, its numbers taken from the section (whose defaults are grpo's). INVALID_ARGUMENT names
-// the field that the objective cannot use, such as samples_per_prompt below 2.
-absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section);
+// The objective that `section` describes, for completions of at most max_completion_tokens. Cells
+// that are not set (enums left unspecified) are grpo's. INVALID_ARGUMENT names the field that the
+// objective cannot use, such as samples_per_prompt below 2 with a baseline over the group.
+absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section,
+                                           int64_t max_completion_tokens = 0);
 
 }  // namespace rollcall::learner

@@ -24,9 +24,9 @@ TEST(ComposeObjective, UnsetPartsAreThePresets) {
   ASSERT_TRUE(objective.ok()) << objective.status();
   EXPECT_EQ(objective->name, "grpo");
   EXPECT_EQ(objective->advantage.normalization, v1::ADVANTAGE_NORMALIZATION_GROUP_STD);
-  EXPECT_EQ(objective->kl_estimator, v1::KL_ESTIMATOR_K3);
+  EXPECT_EQ(objective->kl.estimator, v1::KL_ESTIMATOR_K3);
   EXPECT_EQ(objective->aggregation, v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN);
-  EXPECT_FLOAT_EQ(objective->clip.high, 0.28f);
+  EXPECT_FLOAT_EQ(objective->policy.clip.high, 0.28f);
   EXPECT_TRUE(objective->needs_reference());
 }
 
@@ -39,7 +39,7 @@ TEST(ComposeObjective, SetPartsOverrideThePreset) {
   const auto objective = ComposeObjective(section);
   ASSERT_TRUE(objective.ok()) << objective.status();
   EXPECT_EQ(objective->advantage.normalization, v1::ADVANTAGE_NORMALIZATION_GROUP_MEAN);
-  EXPECT_EQ(objective->kl_estimator, v1::KL_ESTIMATOR_K1);
+  EXPECT_EQ(objective->kl.estimator, v1::KL_ESTIMATOR_K1);
   EXPECT_EQ(objective->aggregation, v1::LOSS_AGGREGATION_TOKEN_MEAN);
   EXPECT_FALSE(objective->needs_reference());
 }

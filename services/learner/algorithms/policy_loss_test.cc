@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "services/learner/algorithms/aggregation.h"
+#include "services/learner/algorithms/behavior_correction.h"
 #include "services/learner/algorithms/kl.h"
+#include "services/learner/algorithms/pairwise_loss.h"
+#include "services/learner/algorithms/value_loss.h"
 
 namespace rollcall::learner {
 namespace {
@@ -121,6 +124,124 @@ TEST(TokenWeights, MicroBatchesAddUpToTheWhole) {
     for (const float weight : together) sum += weight;
     EXPECT_NEAR(sum, 1.0, 1e-6);
   }
+}
+
+at::Tensor Doubles(const std::vector<double>& values) { return at::tensor(values); }
+at::Tensor Logs(std::vector<double> values) {
+  for (double& value : values) value = std::log(value);
+  return at::tensor(values);
+}
+
+TEST(ClippedSurrogate, DualClipAndCapBoundTheLoss) {
+  // Ratio 5, advantage -1: the surrogate is 5.
+  const at::Tensor log_ratio = Logs({5, 5}), advantages = Doubles({-1, 1});
+  const auto loss = [&](const SurrogateBounds& bounds) {
+    return ToVector(ClippedSurrogate(log_ratio, advantages, {}, bounds).loss);
+  };
+  EXPECT_THAT(loss({}), ElementsAre(DoubleNear(5, 1e-12), DoubleNear(-1.2, 1e-12)));
+  EXPECT_THAT(loss({.dual_clip = 3}), ElementsAre(3, DoubleNear(-1.2, 1e-12)));
+  EXPECT_THAT(loss({.ratio_cap = 2}), ElementsAre(2, DoubleNear(-1.2, 1e-12)));
+}
+
+TEST(CispoLoss, EveryTokenKeepsAGradientOfBoundedWeight) {
+  at::Tensor logprobs = Doubles({-1, -1}).requires_grad_(true);
+  const PolicyLoss result = CispoLoss(logprobs, Logs({8, 0.5}), Doubles({2, -1}), {1.0, 4.0});
+  EXPECT_THAT(ToVector(result.loss), ElementsAre(DoubleNear(10, 1e-12), DoubleNear(-0.5, 1e-12)));
+  result.loss.sum().backward();
+  EXPECT_THAT(ToVector(logprobs.grad()),
+              ElementsAre(DoubleNear(-10, 1e-12), DoubleNear(0.5, 1e-12)));
+}
+
+TEST(ComputePolicyLoss, SequenceRatiosAreSharedByTheirTokens) {
+  const at::Tensor owners = at::tensor(std::vector<int64_t>{0, 0, 1});
+  const at::Tensor log_ratio = Logs({4, 1, 3});
+  EXPECT_THAT(ToVector(LogRatioAtLevel(v1::RATIO_LEVEL_SEQUENCE_MEAN, log_ratio, owners, 2).exp()),
+              ElementsAre(DoubleNear(2, 1e-12), DoubleNear(2, 1e-12), DoubleNear(3, 1e-12)));
+  EXPECT_THAT(ToVector(LogRatioAtLevel(v1::RATIO_LEVEL_SEQUENCE_SUM, log_ratio, owners, 2).exp()),
+              ElementsAre(DoubleNear(4, 1e-12), DoubleNear(4, 1e-12), DoubleNear(3, 1e-12)));
+  const at::Tensor old = Doubles({-1, -2, -0.5}), advantages = Doubles({1, 1, -2});
+  for (const auto level :
+       {v1::RATIO_LEVEL_TOKEN, v1::RATIO_LEVEL_SEQUENCE_MEAN, v1::RATIO_LEVEL_SEQUENCE_SUM}) {
+    ExpectGradientMatchesDifferences(
+        [&](const at::Tensor& x) {
+          return ComputePolicyLoss({.ratio_level = level, .max_log_ratio = 20}, x, old, advantages,
+                                   owners, 2)
+              .loss;
+        },
+        {-0.9, -2.05, -0.6});
+  }
+}
+
+TEST(ComputePolicyLoss, ReinforceHasNoRatio) {
+  at::Tensor logprobs = Doubles({-1, -2}).requires_grad_(true);
+  const PolicyLoss result =
+      ComputePolicyLoss({.type = v1::POLICY_LOSS_TYPE_REINFORCE}, logprobs, Doubles({-5, -2}),
+                        Doubles({2, -1}), at::tensor(std::vector<int64_t>{0, 0}), 1);
+  EXPECT_THAT(ToVector(result.loss), ElementsAre(2, -2));
+  result.loss.sum().backward();
+  EXPECT_THAT(ToVector(logprobs.grad()), ElementsAre(-2, 1));
+}
+
+TEST(EstimateKl, StraightThroughHasTheGradientOfK2) {
+  const at::Tensor reference = Doubles({-2, -3});
+  at::Tensor logprobs = Doubles({-1, -5}).requires_grad_(true);
+  const at::Tensor kl = EstimateKl(
+      KlOptions{.estimator = v1::KL_ESTIMATOR_K1, .straight_through = true}, logprobs, reference);
+  EXPECT_THAT(ToVector(kl), ElementsAre(1, -2));
+  kl.sum().backward();
+  EXPECT_THAT(ToVector(logprobs.grad()), ElementsAre(1, -2));
+  EXPECT_THAT(ToVector(EstimateKl(KlOptions{.estimator = v1::KL_ESTIMATOR_ABS, .max_value = 1.5},
+                                  logprobs.detach(), reference)),
+              ElementsAre(1, 1.5));
+}
+
+TEST(BehaviorWeights, TruncateAndMaskAtEachLevel) {
+  const at::Tensor owners = at::tensor(std::vector<int64_t>{0, 0, 1});
+  const at::Tensor proximal = Logs({4, 1, 0.5}), behavior = Doubles({0, 0, 0});
+  const auto weights = [&](v1::BehaviorCorrection mode, double min, double max) {
+    return ToVector(
+        BehaviorWeights({.mode = mode, .min = min, .max = max}, proximal, behavior, owners, 2));
+  };
+  const auto near = [](double value) { return DoubleNear(value, 1e-12); };
+  EXPECT_THAT(weights(v1::BEHAVIOR_CORRECTION_NONE, 0, 1), ElementsAre(1, 1, 1));
+  EXPECT_THAT(weights(v1::BEHAVIOR_CORRECTION_TOKEN_TRUNCATE, 0, 2), ElementsAre(2, 1, near(0.5)));
+  EXPECT_THAT(weights(v1::BEHAVIOR_CORRECTION_TOKEN_MASK, 0.6, 3), ElementsAre(0, 1, 0));
+  EXPECT_THAT(weights(v1::BEHAVIOR_CORRECTION_SEQUENCE_TRUNCATE, 0, 3),
+              ElementsAre(3, 3, near(0.5)));
+  EXPECT_THAT(weights(v1::BEHAVIOR_CORRECTION_SEQUENCE_MASK, 0, 3), ElementsAre(0, 0, near(0.5)));
+  EXPECT_THAT(weights(v1::BEHAVIOR_CORRECTION_SEQUENCE_MEAN_MASK, 0.6, 3),
+              ElementsAre(near(4), 1, 0));
+}
+
+TEST(ClippedValueLoss, TheLargerBranchCounts) {
+  at::Tensor values = Doubles({2, 0.1}).requires_grad_(true);
+  const ValueLoss result = ClippedValueLoss(values, Doubles({0, 0}), Doubles({2, 0}), 0.5);
+  EXPECT_THAT(ToVector(result.loss),
+              ElementsAre(DoubleNear(0.5 * 1.5 * 1.5, 1e-12), DoubleNear(0.005, 1e-12)));
+  EXPECT_THAT(ToVector(result.clipped), ElementsAre(1, 0));
+  result.loss.sum().backward();
+  EXPECT_THAT(ToVector(values.grad()), ElementsAre(0, DoubleNear(0.1, 1e-12)));
+  EXPECT_THAT(ToVector(ClippedValueLoss(values, Doubles({0, 0}), Doubles({2, 0}), 0).loss),
+              ElementsAre(0, DoubleNear(0.005, 1e-12)));
+}
+
+TEST(PairwiseLoss, HandWorkedMargins) {
+  const at::Tensor chosen = Doubles({-1}), rejected = Doubles({-3}), none = Doubles({0});
+  EXPECT_THAT(ToVector(PairwiseLoss(PairwiseLossType::kSigmoid, 0.5, chosen, rejected, none, none)),
+              ElementsAre(DoubleNear(std::log(1 + std::exp(-1.0)), 1e-12)));
+  EXPECT_THAT(ToVector(PairwiseLoss(PairwiseLossType::kIpo, 0.5, chosen, rejected, none, none)),
+              ElementsAre(DoubleNear(1, 1e-12)));
+  EXPECT_THAT(FirstIsPreferred({1, 2, 2}, {2, 2, 1}), ElementsAre(false, true, true));
+}
+
+TEST(TokenWeights, SumsHaveTheDenominatorsOfTheirPapers) {
+  const std::vector<int64_t> counts = {2, 0, 1};
+  LossDenominators denominators = CountDenominators(counts);
+  denominators.constant_length = 8;
+  EXPECT_THAT(TokenWeights(v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_SUM, counts, denominators),
+              ElementsAre(0.5f, 0.5f, 0.5f));
+  EXPECT_THAT(TokenWeights(v1::LOSS_AGGREGATION_CONSTANT_LENGTH, counts, denominators),
+              ElementsAre(0.0625f, 0.0625f, 0.0625f));
 }
 
 }  // namespace

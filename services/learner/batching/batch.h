@@ -31,6 +31,8 @@ struct TrainSequence {
   // Whether every token was sampled under the version that is being trained (on-policy): the exact
   // claim covers only these.
   bool on_policy = false;
+  // Whether the completion was cut off by a length limit instead of ending by itself.
+  bool truncated = false;
 };
 
 // What one training step consumes: whole groups, ordered by (group_id, sample_index) before

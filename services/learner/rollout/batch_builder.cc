@@ -52,6 +52,12 @@ bool HasReference(const v1::Group& group) {
   return false;
 }
 
+// Cut off by a length limit.
+bool IsTruncated(const v1::Trajectory& trajectory) {
+  return trajectory.finish_reason() == v1::FINISH_REASON_LENGTH ||
+         trajectory.finish_reason() == v1::FINISH_REASON_CONTEXT;
+}
+
 absl::StatusOr<TrainSequence> BuildSequence(uint64_t group_id, const v1::Trajectory& trajectory,
                                             const v1::PolicyVersion& trained, bool with_reference) {
   TrainSequence sequence;
@@ -62,6 +68,7 @@ absl::StatusOr<TrainSequence> BuildSequence(uint64_t group_id, const v1::Traject
   }
   if (trajectory.reward().has_value()) sequence.reward = trajectory.reward().value();
   sequence.on_policy = IsOnPolicy(trajectory, trained);
+  sequence.truncated = IsTruncated(trajectory);
   return sequence;
 }
 
@@ -96,10 +103,7 @@ struct Sums {
       const auto tokens = static_cast<double>(CompletionLength(trajectory));
       length += tokens;
       longest = std::max(longest, tokens);
-      truncated += trajectory.finish_reason() == v1::FINISH_REASON_LENGTH ||
-                           trajectory.finish_reason() == v1::FINISH_REASON_CONTEXT
-                       ? 1
-                       : 0;
+      truncated += IsTruncated(trajectory) ? 1 : 0;
       ++finish[FinishName(trajectory.finish_reason())];
       if (!trajectory.reward().has_value()) {
         ++unscored;

@@ -29,6 +29,27 @@ at::Tensor ToTensor(const std::vector<T>& values, const at::Device& device) {
   return at::tensor(values).to(device);
 }
 
+// The packed sequences' own columns, one after the other.
+std::vector<float> OfTokens(const PackedBatch& packed,
+                            const std::vector<std::vector<float>>& of_sequences) {
+  std::vector<float> tokens;
+  for (const size_t sequence : packed.sequences) {
+    tokens.insert(tokens.end(), of_sequences[sequence].begin(), of_sequences[sequence].end());
+  }
+  return tokens;
+}
+
+// Takes completions that were cut off out of the loss; returns how many.
+double MaskTruncated(TrainBatch& batch) {
+  double masked = 0;
+  for (TrainSequence& sequence : batch.sequences) {
+    if (!sequence.truncated) continue;
+    std::fill(sequence.loss_mask.begin(), sequence.loss_mask.end(), uint8_t{0});
+    ++masked;
+  }
+  return masked;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& config,
@@ -36,7 +57,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
                                                          ProcessGroup* group, Clock* clock) {
   Objective objective;
   if (config.stage() != v1::STAGE_SFT) {
-    ROLLCALL_ASSIGN_OR_RETURN(objective, ComposeObjective(config.algorithm()));
+    ROLLCALL_ASSIGN_OR_RETURN(objective,
+                              ComposeObjective(config.algorithm(), config.sampling().max_tokens()));
     if (config.sampling().temperature() <= 0) {
       return absl::InvalidArgumentError(
           "sampling.temperature: greedy samples carry no probability ratio; rl needs more than 0");
@@ -59,7 +81,8 @@ Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decode
       group_(group),
       clock_(clock),
       decoder_(std::move(decoder)),
-      optimizer_(decoder_.parameters(), config.learner().optimizer()) {
+      optimizer_(decoder_.parameters(), config.learner().optimizer()),
+      kl_coefficient_(objective_.kl_coefficient) {
   decoder_.SetRequiresGrad(true);
 }
 
@@ -94,14 +117,20 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
       LearningRateAt(config_.learner().optimizer(), report.step, config_.learner().steps());
   report.metrics["train/lr"] = lr;
   uint32_t epochs = 1, mini_batches = 1;
-  std::vector<float> advantages;
+  BatchAdvantages advantages;
+  proximal_.clear();
   if (!supervised_) {
     epochs = std::max(1u, config_.algorithm().epochs_per_batch());
     mini_batches = config_.algorithm().mini_batches();
     if (config_.algorithm().shuffle_rewards()) {
       PermuteRewards(batch, config_.seed(), report.step);
     }
-    ROLLCALL_ASSIGN_OR_RETURN(advantages, Advantages(batch, report.metrics));
+    ROLLCALL_ASSIGN_OR_RETURN(
+        advantages, ComputeBatchAdvantages(objective_, batch, kl_coefficient_, report.metrics));
+    if (objective_.mask_truncated) report.metrics["train/masked_sequences"] = MaskTruncated(batch);
+    if (objective_.corrects_behavior()) {
+      ROLLCALL_ASSIGN_OR_RETURN(proximal_, CurrentLogprobs(batch));
+    }
   }
   const auto parts = SplitIntoMiniBatches(batch, mini_batches);
   // Log-probs can be compared with the rollout's until the first update.
@@ -112,31 +141,34 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
       first_pass = first_pass && indices.empty();
     }
   }
+  if (objective_.kl_target > 0) {
+    kl_coefficient_ =
+        AdaptedKlCoefficient(kl_coefficient_, advantages.kl_of_sequences, objective_.kl_target,
+                             objective_.kl_horizon, advantages.scored_sequences);
+  }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<float>> Trainer::Advantages(
-    const TrainBatch& batch, std::map<std::string, double>& metrics) const {
-  std::vector<double> rewards;
-  std::vector<int64_t> groups;
-  std::vector<size_t> scored;
-  for (size_t i = 0; i < batch.sequences.size(); ++i) {
-    if (!batch.sequences[i].reward.has_value()) continue;
-    scored.push_back(i);
-    rewards.push_back(*batch.sequences[i].reward);
-    groups.push_back(static_cast<int64_t>(batch.sequences[i].group_id));
+absl::StatusOr<std::vector<std::vector<float>>> Trainer::CurrentLogprobs(const TrainBatch& batch) {
+  const at::NoGradGuard no_grad;
+  std::vector<size_t> places, lengths;
+  for (const std::vector<size_t>& part : SplitIntoMiniBatches(batch, 1)) {
+    places.insert(places.end(), part.begin(), part.end());
   }
-  if (scored.empty()) return absl::InvalidArgumentError("batch: no sequence has a reward");
-  ROLLCALL_ASSIGN_OR_RETURN(
-      const at::Tensor result,
-      GroupNormalizedAdvantages(at::tensor(rewards), at::tensor(groups), objective_.advantage));
-  std::vector<float> of_scored, advantages(batch.sequences.size(), 0.0f);
-  for (size_t i = 0; i < scored.size(); ++i) {
-    of_scored.push_back(static_cast<float>(result.const_data_ptr<double>()[i]));
-    advantages[scored[i]] = of_scored.back();
+  for (const size_t place : places) lengths.push_back(batch.sequences[place].token_ids.size());
+  std::vector<std::vector<float>> logprobs(batch.sequences.size());
+  for (std::vector<size_t>& micro_batch :
+       PackByTokens(lengths, config_.learner().micro_batch_tokens())) {
+    for (size_t& place : micro_batch) place = places[place];
+    const PackedBatch packed = Pack(batch, micro_batch);
+    ROLLCALL_ASSIGN_OR_RETURN(const model::TokenScores scores,
+                              Score(packed, model::EntropyMode::kNone));
+    const at::Tensor host = scores.logprob.to(at::kCPU).contiguous();
+    for (size_t i = 0; i < packed.sequence_of.size(); ++i) {
+      logprobs[packed.sequences[packed.sequence_of[i]]].push_back(host.const_data_ptr<float>()[i]);
+    }
   }
-  ReportAdvantages(of_scored, metrics);
-  return advantages;
+  return logprobs;
 }
 
 absl::StatusOr<LossDenominators> Trainer::GlobalDenominators(const TrainBatch& batch,
@@ -154,12 +186,12 @@ absl::StatusOr<LossDenominators> Trainer::GlobalDenominators(const TrainBatch& b
   ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(counts));
   const double* summed = counts.const_data_ptr<double>();
   return LossDenominators{.sequences = static_cast<int64_t>(summed[0]),
-                          .tokens = static_cast<int64_t>(summed[1])};
+                          .tokens = static_cast<int64_t>(summed[1]),
+                          .constant_length = objective_.max_completion_tokens};
 }
 
 absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& indices,
-                                   const std::vector<float>& advantages, bool first_pass,
-                                   double lr) {
+                                   const BatchAdvantages& advantages, bool first_pass, double lr) {
   ROLLCALL_ASSIGN_OR_RETURN(const LossDenominators denominators,
                             GlobalDenominators(batch, indices));
   // Nothing to learn from, such as a mini-batch of empty completions: no update, as its gradient
@@ -179,21 +211,16 @@ absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<si
 }
 
 absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
-                                    const std::vector<float>& advantages, bool first_pass,
+                                    const BatchAdvantages& advantages, bool first_pass,
                                     const LossDenominators& denominators) {
   const at::AutoGradMode grad_mode(true);
   const absl::Time start = clock_->Now();
-  ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
-                            model::PackedAttention::Create(packed.cu_seqlens));
-  const at::Device device = decoder_.device();
-  const at::Tensor hidden = decoder_.Forward(ToTensor(packed.token_ids, device),
-                                             ToTensor(packed.positions, device), attention);
   ROLLCALL_ASSIGN_OR_RETURN(
       const model::TokenScores scores,
-      model::ScoreTokens(decoder_, hidden.index_select(0, ToTensor(packed.rows, device)),
-                         ToTensor(packed.targets, device), temperature_,
-                         model::EntropyMode::kDetached));
-  const TokenLoss loss = LossOf(packed, advantages, scores.logprob);
+      Score(packed, objective_.entropy_coefficient > 0 ? model::EntropyMode::kDifferentiable
+                                                       : model::EntropyMode::kDetached));
+  const at::Device device = decoder_.device();
+  const TokenLoss loss = LossOf(packed, advantages, scores);
   const std::vector<float> weights =
       TokenWeights(supervised_ ? v1::LOSS_AGGREGATION_TOKEN_MEAN : objective_.aggregation,
                    packed.token_counts, denominators);
@@ -207,19 +234,36 @@ absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& 
   return absl::OkStatus();
 }
 
-TokenLoss Trainer::LossOf(const PackedBatch& packed, const std::vector<float>& advantages,
-                          const at::Tensor& logprobs) const {
-  if (supervised_) return SupervisedLoss(logprobs);
-  std::vector<float> of_tokens;
-  for (const size_t place : packed.sequence_of) {
-    of_tokens.push_back(advantages[packed.sequences[place]]);
-  }
+absl::StatusOr<model::TokenScores> Trainer::Score(const PackedBatch& packed,
+                                                  model::EntropyMode entropy) {
+  ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
+                            model::PackedAttention::Create(packed.cu_seqlens));
   const at::Device device = decoder_.device();
-  TokenInputs inputs{.logprobs = logprobs,
-                     .old_logprobs = ToTensor(packed.behavior_logprobs, device),
-                     .reference_logprobs = {},
-                     .advantages = ToTensor(of_tokens, device)};
-  if (objective_.needs_reference()) {
+  const at::Tensor hidden = decoder_.Forward(ToTensor(packed.token_ids, device),
+                                             ToTensor(packed.positions, device), attention);
+  return model::ScoreTokens(decoder_, hidden.index_select(0, ToTensor(packed.rows, device)),
+                            ToTensor(packed.targets, device), temperature_, entropy);
+}
+
+TokenLoss Trainer::LossOf(const PackedBatch& packed, const BatchAdvantages& advantages,
+                          const model::TokenScores& scores) const {
+  if (supervised_) return SupervisedLoss(scores.logprob);
+  const at::Device device = decoder_.device();
+  const at::Tensor behavior = ToTensor(packed.behavior_logprobs, device);
+  TokenInputs inputs{
+      .logprobs = scores.logprob,
+      .old_logprobs = behavior,
+      .reference_logprobs = {},
+      .advantages = ToTensor(OfTokens(packed, advantages.of_tokens), device),
+      .behavior_logprobs = behavior,
+      .entropy = scores.entropy,
+      .sequence_of = ToTensor(
+          std::vector<int64_t>(packed.sequence_of.begin(), packed.sequence_of.end()), device),
+      .sequences = static_cast<int64_t>(packed.sequences.size())};
+  if (objective_.corrects_behavior()) {
+    inputs.old_logprobs = ToTensor(OfTokens(packed, proximal_), device);
+  }
+  if (objective_.kl_in_loss()) {
     inputs.reference_logprobs = ToTensor(packed.reference_logprobs, device);
   }
   return ObjectiveLoss(objective_, inputs);

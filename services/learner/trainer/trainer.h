@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/model/decoder.h"
+#include "common/model/scoring.h"
 #include "rollcall/v1/checkpoint.pb.h"
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/algorithms/aggregation.h"
@@ -18,6 +19,7 @@
 #include "services/learner/batching/batch.h"
 #include "services/learner/publish/weight_source.h"
 #include "services/learner/trainer/adamw.h"
+#include "services/learner/trainer/batch_advantages.h"
 #include "services/learner/trainer/process_group.h"
 #include "services/learner/trainer/step_totals.h"
 
@@ -100,16 +102,16 @@ class Trainer {
           ProcessGroup* group, Clock* clock);
 
   absl::Status TrainOrdered(TrainBatch& batch, StepReport& report);
-  // One advantage per sequence of the batch, 0 for those without a reward.
-  absl::StatusOr<std::vector<float>> Advantages(const TrainBatch& batch,
-                                                std::map<std::string, double>& metrics) const;
+  // Log-probs of the tokens in the loss under the weights as they are, sequence by sequence.
+  absl::StatusOr<std::vector<std::vector<float>>> CurrentLogprobs(const TrainBatch& batch);
   absl::Status RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& indices,
-                            const std::vector<float>& advantages, bool first_pass, double lr);
+                            const BatchAdvantages& advantages, bool first_pass, double lr);
   absl::Status RunMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
-                             const std::vector<float>& advantages, bool first_pass,
+                             const BatchAdvantages& advantages, bool first_pass,
                              const LossDenominators& denominators);
-  TokenLoss LossOf(const PackedBatch& packed, const std::vector<float>& advantages,
-                   const at::Tensor& logprobs) const;
+  absl::StatusOr<model::TokenScores> Score(const PackedBatch& packed, model::EntropyMode entropy);
+  TokenLoss LossOf(const PackedBatch& packed, const BatchAdvantages& advantages,
+                   const model::TokenScores& scores) const;
   absl::Status JudgeGap() const;
   absl::Status Update(double loss, double lr);
   absl::StatusOr<LossDenominators> GlobalDenominators(const TrainBatch& batch,
@@ -130,9 +132,13 @@ class Trainer {
   uint64_t consecutive_skipped_ = 0;
   uint64_t skipped_ = 0;
   uint64_t trained_tokens_ = 0;
+  // objective_.kl_coefficient until an adaptive one moves; part of a checkpoint.
+  double kl_coefficient_;
 
   // Of the step being taken.
   StepTotals totals_;
+  // CurrentLogprobs before its first update; empty where the objective corrects no behaviour.
+  std::vector<std::vector<float>> proximal_;
   absl::Duration forward_time_, backward_time_, optimizer_time_;
 };
 

@@ -17,6 +17,9 @@
 namespace rollcall::learner {
 namespace {
 
+// Key of LearnerCheckpoint.algorithm_state.
+constexpr char kKlCoefficient[] = "kl_coefficient";
+
 std::string ModelFolder(const std::string& folder) { return folder + "/model"; }
 std::string OptimizerFile(const std::string& folder) { return folder + "/optimizer.safetensors"; }
 
@@ -76,6 +79,9 @@ absl::Status Trainer::FillRecord(v1::LearnerCheckpoint& record) const {
     record.set_consecutive_skipped_steps(consecutive_skipped_);
     record.set_skipped_steps(skipped_);
     record.set_trained_tokens(trained_tokens_);
+    if (objective_.kl_target > 0) {
+      (*record.mutable_algorithm_state())[kKlCoefficient] = kl_coefficient_;
+    }
     return absl::OkStatus();
   });
 }
@@ -99,6 +105,10 @@ absl::Status Trainer::LoadState(const std::string& folder, const v1::LearnerChec
     consecutive_skipped_ = record.consecutive_skipped_steps();
     skipped_ = record.skipped_steps();
     trained_tokens_ = record.trained_tokens();
+    const auto coefficient = record.algorithm_state().find(kKlCoefficient);
+    if (objective_.kl_target > 0 && coefficient != record.algorithm_state().end()) {
+      kl_coefficient_ = coefficient->second;
+    }
     return absl::OkStatus();
   });
 }

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/config/run_config.h"
+#include "rollcall/v1/config.pb.h"
+
+namespace rollcall::config {
+
+// One cell of a preset's row: a field of AlgorithmSection and its value as YAML.
+struct PresetCell {
+  std::string_view field;
+  std::string_view value;
+};
+
+// Where the row of `preset` differs from grpo's, whose values are the schema's defaults. The
+// sources, formulas and differences to other libraries: docs/objectives.md.
+std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset);
+
+// "reinforce_pp": as the YAML names it.
+std::string PresetName(v1::AlgorithmPreset preset);
+
+// Rules between the cells of an algorithm, and between them and the rest of the run.
+std::vector<Violation> FindAlgorithmViolations(const v1::RunConfig& config);
+
+}  // namespace rollcall::config

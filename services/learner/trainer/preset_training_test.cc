@@ -1,0 +1,323 @@
+// Each preset through the real trainer, against its paper's formula worked out here token by token:
+// a preset that loses its defining term no longer equals it.
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/config/algorithm_presets.h"
+#include "common/config/yaml.h"
+#include "services/learner/trainer/tiny_runs.h"
+
+namespace rollcall::learner {
+namespace {
+
+using testing::CopyParameters;
+using testing::ExpectSameBits;
+using testing::NewDecoder;
+using testing::NewTrainer;
+using testing::RolloutBatch;
+using testing::TinyModel;
+
+constexpr uint32_t kMaxTokens = 12;
+
+// A small run with the cells of `preset`, as a YAML file gives them, then `overrides`.
+v1::RunConfig PresetRun(v1::AlgorithmPreset preset,
+                        const std::vector<std::string>& overrides = {}) {
+  std::vector<std::string> sets = {"algorithm.preset=" + config::PresetName(preset),
+                                   "algorithm.samples_per_prompt=4"};
+  for (const config::PresetCell& cell : config::PresetCells(preset)) {
+    sets.push_back("algorithm." + std::string(cell.field) + "=" + std::string(cell.value));
+  }
+  sets.insert(sets.end(), overrides.begin(), overrides.end());
+  v1::RunConfig cells;
+  const std::vector<std::string_view> only = {"algorithm"};
+  const absl::Status parsed = config::ParseYaml("", "test", sets, &cells, {.required_in = only});
+  EXPECT_TRUE(parsed.ok()) << parsed;
+  v1::RunConfig config = testing::TinyRun(v1::STAGE_RL);
+  *config.mutable_algorithm() = cells.algorithm();
+  config.mutable_sampling()->set_max_tokens(kMaxTokens);
+  config.mutable_learner()->set_micro_batch_tokens(30);
+  return config;
+}
+
+// A sequence of the batch in float64: its tokens in the loss.
+struct Row {
+  uint64_t group = 0;
+  double reward = 0;
+  std::vector<double> logprobs, old, reference;
+
+  size_t tokens() const { return logprobs.size(); }
+  double ratio(size_t t) const { return std::exp(logprobs[t] - old[t]); }
+  double log_ratio_sum() const {
+    double sum = 0;
+    for (size_t t = 0; t < tokens(); ++t) sum += logprobs[t] - old[t];
+    return sum;
+  }
+  double rollout_kl() const {
+    double sum = 0;
+    for (size_t t = 0; t < tokens(); ++t) sum += old[t] - reference[t];
+    return sum;
+  }
+};
+
+std::vector<Row> RowsOf(model::Decoder& decoder, const TrainBatch& batch) {
+  std::vector<Row> rows;
+  for (const TrainSequence& sequence : batch.sequences) {
+    const std::vector<float> logprobs = testing::LogprobsOf(decoder, sequence.token_ids);
+    Row row{.group = sequence.group_id, .reward = *sequence.reward};
+    for (size_t i = 0; i < logprobs.size(); ++i) {
+      if (sequence.loss_mask[i] == 0) continue;
+      row.logprobs.push_back(logprobs[i]);
+      row.old.push_back(sequence.behavior_logprobs[i]);
+      row.reference.push_back(sequence.reference_logprobs[i]);
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+using RowValue = std::function<double(const Row&)>;
+
+// Sum of `value` over the group of `row`.
+double GroupSum(const std::vector<Row>& rows, const Row& row, const RowValue& value) {
+  double sum = 0;
+  for (const Row& other : rows) sum += other.group == row.group ? value(other) : 0;
+  return sum;
+}
+
+double Centred(const std::vector<Row>& rows, const Row& row) {
+  return row.reward - GroupSum(rows, row, [](const Row& r) { return r.reward; }) / 4;
+}
+
+double GroupStandardised(const std::vector<Row>& rows, const Row& row) {
+  const double squares =
+      GroupSum(rows, row, [&](const Row& r) { return std::pow(Centred(rows, r), 2); });
+  return Centred(rows, row) / (std::sqrt(squares / 3) + 1e-4);
+}
+
+double Clipped(double advantage, double ratio, double low, double high) {
+  return -std::min(advantage * ratio, advantage * std::clamp(ratio, 1 - low, 1 + high));
+}
+
+size_t AllTokens(const std::vector<Row>& rows) {
+  size_t tokens = 0;
+  for (const Row& row : rows) tokens += row.tokens();
+  return tokens;
+}
+
+// loss(row, t) over all tokens, each row times weight(row).
+double Total(const std::vector<Row>& rows, const RowValue& weight,
+             const std::function<double(const Row&, size_t)>& loss) {
+  double total = 0;
+  for (const Row& row : rows) {
+    for (size_t t = 0; t < row.tokens(); ++t) total += weight(row) * loss(row, t);
+  }
+  return total;
+}
+
+// (x - mean) / std over tokens, each row's value repeated.
+RowValue WhitenedOverTokens(const std::vector<Row>& rows, const RowValue& value) {
+  const auto n = static_cast<double>(AllTokens(rows));
+  double mean = 0, squares = 0;
+  for (const Row& row : rows) mean += static_cast<double>(row.tokens()) * value(row) / n;
+  for (const Row& row : rows) {
+    squares += static_cast<double>(row.tokens()) * std::pow(value(row) - mean, 2);
+  }
+  const double scale = 1 / std::sqrt(squares / (n - 1) + 1e-8);
+  return [=](const Row& row) { return (value(row) - mean) * scale; };
+}
+
+// REINFORCE++: reward at the last token, KL at each, summed from each token on, whitened.
+double ReinforcePlusPlus(const std::vector<Row>& rows) {
+  std::vector<double> returns;
+  for (const Row& row : rows) {
+    for (size_t t = 0; t < row.tokens(); ++t) {
+      double sum = row.reward;
+      for (size_t later = t; later < row.tokens(); ++later) {
+        sum -= 0.01 * (row.old[later] - row.reference[later]);
+      }
+      returns.push_back(sum);
+    }
+  }
+  double mean = 0, squares = 0, total = 0;
+  const auto n = static_cast<double>(returns.size());
+  for (const double value : returns) mean += value / n;
+  for (const double value : returns) squares += std::pow(value - mean, 2);
+  size_t place = 0;
+  for (const Row& row : rows) {
+    for (size_t t = 0; t < row.tokens(); ++t) {
+      const double advantage = (returns[place++] - mean) / std::sqrt(squares / (n - 1) + 1e-8);
+      total += Clipped(advantage, row.ratio(t), 0.2, 0.2) / n;
+    }
+  }
+  return total;
+}
+
+double PaperLoss(v1::AlgorithmPreset preset, const std::vector<Row>& rows) {
+  const auto n = static_cast<double>(rows.size());
+  const auto tokens = static_cast<double>(AllTokens(rows));
+  const RowValue standard = [&](const Row& row) { return GroupStandardised(rows, row); };
+  const RowValue per_token = [&](const Row&) { return 1 / tokens; };
+  const RowValue per_row = [&](const Row& row) {
+    return 1 / n / static_cast<double>(row.tokens());
+  };
+  const auto clipped = [](const RowValue& advantage, double high) {
+    return
+        [=](const Row& row, size_t t) { return Clipped(advantage(row), row.ratio(t), 0.2, high); };
+  };
+  switch (preset) {
+    case v1::ALGORITHM_PRESET_GRPO:
+      return Total(rows, per_row, [&](const Row& row, size_t t) {
+        const double d = row.reference[t] - row.logprobs[t];
+        return Clipped(standard(row), row.ratio(t), 0.2, 0.2) + 0.04 * (std::exp(d) - d - 1);
+      });
+    case v1::ALGORITHM_PRESET_DR_GRPO:
+      return Total(
+          rows, [&](const Row&) { return 1 / n / kMaxTokens; },
+          clipped([&](const Row& row) { return Centred(rows, row); }, 0.2));
+    case v1::ALGORITHM_PRESET_DAPO:
+      return Total(rows, per_token, clipped(standard, 0.28));
+    case v1::ALGORITHM_PRESET_GSPO:
+      return Total(rows, per_row, [&](const Row& row, size_t) {
+        const double ratio = std::exp(row.log_ratio_sum() / static_cast<double>(row.tokens()));
+        return Clipped(standard(row), ratio, 3e-4, 4e-4);
+      });
+    case v1::ALGORITHM_PRESET_CISPO:
+      return Total(rows, per_token, [&](const Row& row, size_t t) {
+        return -std::min(row.ratio(t), 5.0) * standard(row) * row.logprobs[t];
+      });
+    case v1::ALGORITHM_PRESET_RLOO:
+      return Total(rows, per_row, [&](const Row& row, size_t) {
+        const RowValue shaped = [](const Row& r) { return r.reward - 0.05 * r.rollout_kl(); };
+        const double others = (GroupSum(rows, row, shaped) - shaped(row)) / 3;
+        return Clipped(shaped(row) - others, std::exp(row.log_ratio_sum()), 0.2, 0.2);
+      });
+    case v1::ALGORITHM_PRESET_REINFORCE_PP:
+      return ReinforcePlusPlus(rows);
+    case v1::ALGORITHM_PRESET_REINFORCE_PP_BASELINE: {
+      const RowValue advantage =
+          WhitenedOverTokens(rows, [&](const Row& row) { return Centred(rows, row); });
+      return Total(rows, per_token, [&](const Row& row, size_t t) {
+        const double d = row.logprobs[t] - row.reference[t];
+        return Clipped(advantage(row), row.ratio(t), 0.2, 0.2) + 0.01 * d * d / 2;
+      });
+    }
+    case v1::ALGORITHM_PRESET_OPO:
+      return Total(rows, per_token,
+                   clipped(
+                       [&](const Row& row) {
+                         const auto length = [](const Row& r) {
+                           return static_cast<double>(r.tokens());
+                         };
+                         return row.reward - GroupSum(rows, row, [&](const Row& r) {
+                                               return length(r) * r.reward;
+                                             }) / GroupSum(rows, row, length);
+                       },
+                       0.2));
+    default:
+      return std::nan("");
+  }
+}
+
+constexpr v1::AlgorithmPreset kPresets[] = {
+    v1::ALGORITHM_PRESET_GRPO,         v1::ALGORITHM_PRESET_DR_GRPO,
+    v1::ALGORITHM_PRESET_DAPO,         v1::ALGORITHM_PRESET_GSPO,
+    v1::ALGORITHM_PRESET_CISPO,        v1::ALGORITHM_PRESET_RLOO,
+    v1::ALGORITHM_PRESET_REINFORCE_PP, v1::ALGORITHM_PRESET_REINFORCE_PP_BASELINE,
+    v1::ALGORITHM_PRESET_OPO};
+
+class Presets : public ::testing::TestWithParam<v1::AlgorithmPreset> {};
+
+TEST_P(Presets, LossIsThatOfThePaper) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(decoder, 3, 3, /*drift=*/0.3);
+  const double expected = PaperLoss(GetParam(), RowsOf(decoder, batch));
+  const auto report =
+      NewTrainer(PresetRun(GetParam()), NewDecoder(TinyModel(), 1))->TrainStep(batch);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_NEAR(report->metrics.at("train/loss"), expected, 1e-5 * std::max(1.0, std::abs(expected)));
+}
+
+TEST_P(Presets, TrainsOnPolicyWithoutAGapAndReproducibly) {
+  std::vector<std::vector<at::Tensor>> results;
+  for (int run = 0; run < 2; ++run) {
+    model::Decoder decoder = NewDecoder(TinyModel(), 1);
+    TrainBatch batch = RolloutBatch(decoder, 5, 3, 0);
+    if (run == 1) std::reverse(batch.sequences.begin(), batch.sequences.end());
+    const auto trainer = NewTrainer(PresetRun(GetParam()), std::move(decoder));
+    const auto report = trainer->TrainStep(batch);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->gap, 0.0);
+    EXPECT_EQ(report->skipped_updates, 0u);
+    EXPECT_GT(report->metrics.at("train/grad_norm"), 0.0);
+    results.push_back(CopyParameters(*trainer));
+  }
+  ExpectSameBits(results[0], results[1]);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Presets, ::testing::ValuesIn(kPresets),
+                         [](const auto& instance) { return config::PresetName(instance.param); });
+
+double LossWith(const std::vector<std::string>& overrides, const TrainBatch& batch) {
+  const auto report =
+      NewTrainer(PresetRun(v1::ALGORITHM_PRESET_GRPO, overrides), NewDecoder(TinyModel(), 1))
+          ->TrainStep(batch);
+  EXPECT_TRUE(report.ok()) << report.status();
+  return report.ok() ? report->metrics.at("train/loss") : std::nan("");
+}
+
+TEST(PresetCells, EachOverrideReachesTheLoss) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
+  for (TrainSequence& sequence : batch.sequences) {
+    sequence.truncated = sequence.token_ids.size() > 8;
+    sequence.reward = *sequence.reward > 0.5 ? 1.0 : *sequence.reward;
+  }
+  const double plain = LossWith({}, batch);
+  for (const char* cell :
+       {"entropy_coefficient=0.1", "mask_truncated=true", "overlong_buffer=10", "ratio_cap=1.01",
+        "kl_estimator=abs", "kl_placement=reward", "kl_max_value=1e-4", "max_log_ratio=0.01",
+        "advantage_normalization=batch_std", "behavior_correction=token_truncate"}) {
+    EXPECT_NE(LossWith({"algorithm." + std::string(cell)}, batch), plain) << cell;
+  }
+}
+
+TEST(PresetCells, CorrectedRatiosStartAtOne) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
+  const auto report =
+      NewTrainer(PresetRun(v1::ALGORITHM_PRESET_GRPO, {"algorithm.behavior_correction=token_mask",
+                                                       "algorithm.behavior_max=3"}),
+                 NewDecoder(TinyModel(), 1))
+          ->TrainStep(batch);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->metrics.at("train/ratio_min"), 1.0);
+  EXPECT_EQ(report->metrics.at("train/ratio_max"), 1.0);
+}
+
+TEST(PresetCells, AnAdaptiveCoefficientMovesAndIsResumed) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
+  const v1::RunConfig config = PresetRun(
+      v1::ALGORITHM_PRESET_RLOO,
+      {"algorithm.kl_target=1e-6", "algorithm.kl_horizon=10", "algorithm.kl_estimator=k2"});
+  const auto trainer = NewTrainer(config, NewDecoder(TinyModel(), 1));
+  ASSERT_TRUE(trainer->TrainStep(batch).ok());
+  v1::LearnerCheckpoint record;
+  ASSERT_TRUE(trainer->FillRecord(record).ok());
+  // 12 sequences, error clipped to 0.2.
+  EXPECT_NEAR(record.algorithm_state().at("kl_coefficient"), 0.05 * (1 + 0.2 * 12 / 10), 1e-8);
+  const auto second = trainer->TrainStep(batch);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_NEAR(second->metrics.at("train/kl_coefficient"), 0.05 * (1 + 0.2 * 12 / 10), 1e-8);
+}
+
+}  // namespace
+}  // namespace rollcall::learner
