@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -245,6 +246,12 @@ std::string UncorrectedSampling(const v1::SamplingSection& sampling) {
   if (sampling.frequency_penalty() != 0) fields.push_back("sampling.frequency_penalty");
   if (sampling.no_repeat_ngram_size() > 0) fields.push_back("sampling.no_repeat_ngram_size");
   return absl::StrJoin(fields, ", ");
+}
+
+std::string RunFolder(const v1::RunConfig& config) {
+  return std::filesystem::absolute(std::filesystem::path(config.output_dir()) / config.name())
+      .lexically_normal()
+      .string();
 }
 
 absl::Status ValidateRunConfig(const v1::RunConfig& config, Role role) {

@@ -36,6 +36,9 @@ std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role = R
 // between the policy's own probabilities, so they are uncorrected for these.
 std::string UncorrectedSampling(const v1::SamplingSection& sampling);
 
+// The folder a run keeps everything in: output_dir/name, absolute. Nothing is made.
+std::string RunFolder(const v1::RunConfig& config);
+
 // INVALID_ARGUMENT that lists FindViolations, one "field: message" a line.
 absl::Status ValidateRunConfig(const v1::RunConfig& config, Role role = Role::kRun);
 

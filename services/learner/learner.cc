@@ -29,19 +29,13 @@ v1::RunConfig TrainerConfig(const v1::RunConfig& config) {
 
 }  // namespace
 
-std::string RunFolderOf(const v1::RunConfig& config) {
-  return std::filesystem::absolute(std::filesystem::path(config.output_dir()) / config.name())
-      .lexically_normal()
-      .string();
-}
-
 Learner::Learner(const v1::RunConfig& config, LearnerMetrics* metrics, RunControl* control,
                  std::function<void(std::shared_ptr<MetricsLog>)> on_metrics)
     : config_(config),
       metrics_(metrics),
       control_(control),
       on_metrics_(std::move(on_metrics)),
-      run_dir_(RunFolderOf(config)),
+      run_dir_(config::RunFolder(config)),
       checkpoints_(run_dir_ + "/checkpoints", config.learner().checkpoint().keep()) {}
 
 absl::Status Learner::Run() {

@@ -29,9 +29,6 @@
 
 namespace rollcall::learner {
 
-// <output_dir>/<name>, absolute.
-std::string RunFolderOf(const v1::RunConfig& config);
-
 // One run, from its first line to its last: resumes or starts, opens a lineage, and steps until it
 // is done, stopped or failed. A step is: the batch (rollouts or demonstrations), one training step,
 // the new version to every generator, an evaluation where one is due, one line of figures, a

@@ -17,7 +17,6 @@
 #include "rollcall/v1/weights.grpc.pb.h"
 #include "services/cli/commands/commands.h"
 #include "services/cli/commands/reporting.h"
-#include "services/cli/train/run_layout.h"
 
 namespace rollcall::cli {
 namespace {
@@ -68,12 +67,15 @@ void PrintLearner(const std::string& address, const absl::StatusOr<v1::LearnerSt
 
 // UNAVAILABLE when no service answers.
 absl::Status ShowStatus(const std::string& run) {
-  const std::string path = std::filesystem::is_directory(run) ? run + "/config.yaml" : run;
-  ROLLCALL_ASSIGN_OR_RETURN(const v1::RunConfig config, config::LoadRunConfig(path, {}));
-  // A local run listens in its folder whatever learner.listen says.
-  const std::string local = RunFolder(config) + "/sockets/learner.sock";
-  const std::string learner =
-      std::filesystem::exists(local) ? "unix:" + local : config.learner().listen();
+  const bool is_folder = std::filesystem::is_directory(run);
+  ROLLCALL_ASSIGN_OR_RETURN(v1::RunConfig config,
+                            config::LoadRunConfig(is_folder ? run + "/config.yaml" : run, {}));
+  // The addresses of a local run are in the configuration that its folder keeps.
+  const std::string effective = config::RunFolder(config) + "/config.yaml";
+  if (!is_folder && std::filesystem::exists(effective)) {
+    ROLLCALL_ASSIGN_OR_RETURN(config, config::LoadRunConfig(effective, {}));
+  }
+  const std::string& learner = config.learner().listen();
   const auto status = Ask<v1::Learner>(learner, &v1::Learner::Stub::GetStatus);
   PrintLearner(learner, status);
   bool any = status.ok();

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,7 +28,7 @@
 namespace rollcall::cli {
 namespace {
 
-// Steps of the evaluations before and after RL, and how many of their prompts are shown.
+// How many prompts of the evaluations before and after RL are shown.
 constexpr size_t kSamplesShown = 3;
 constexpr size_t kCurveWidth = 60;
 constexpr size_t kCurveHeight = 8;
@@ -173,11 +174,10 @@ class Demo {
     if (ids.size() < 2 * kSamplesShown) return absl::OkStatus();
     // Evaluations are recorded in order, all of one before the next; both have the same prompts.
     const size_t half = ids.size() / 2;
+    std::set<uint64_t> shown;
+    for (size_t i = 0; i < kSamplesShown; ++i) shown.insert({ids[i], ids[half + i]});
     const auto pick = [&](const wire::RolloutIndex::Key& key, const wire::RolloutIndex::Entry&) {
-      const auto at =
-          static_cast<size_t>(std::find(ids.begin(), ids.end(), key.second) - ids.begin());
-      return key.first == v1::RANDOM_PURPOSE_EVALUATION && at < ids.size() &&
-             at % half < kSamplesShown;
+      return key.first == v1::RANDOM_PURPOSE_EVALUATION && shown.contains(key.second);
     };
     ROLLCALL_RETURN_IF_ERROR(index.ForEach(pick, [&](v1::Group group) {
       (group.group_id() < ids[half] ? before : after).push_back(std::move(group));

@@ -36,9 +36,9 @@ class Planner {
     if (generates && given.generator().addresses().empty()) PlanGenerators();
     if (generates && given.reward().address().empty()) PlanReward();
     if (refers && given.reference().addresses().empty()) PlanReference();
-    services_.learner_address = layout_.Address("learner");
-    Add("learner", "rollcall-learner", services_.learner_address, given.learner().metrics_listen(),
-        false);
+    services_.config.mutable_learner()->set_listen(layout_.Address("learner"));
+    Add("learner", "rollcall-learner", services_.config.learner().listen(),
+        given.learner().metrics_listen(), false);
     return std::move(services_);
   }
 

@@ -12,10 +12,10 @@ namespace rollcall::cli {
 
 // A run's services as child processes of this machine.
 struct LocalServices {
-  // The configuration with every address filled in; what the children read.
+  // The configuration with every address filled in; what the children read. The learner's is
+  // learner.listen.
   v1::RunConfig config;
   std::vector<ServiceSpec> specs;
-  std::string learner_address;
 };
 
 // Decides which services a run needs and how each is started. Pure. Services whose address the

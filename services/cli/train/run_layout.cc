@@ -6,12 +6,12 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/config/run_config.h"
 
 namespace rollcall::cli {
 namespace {
@@ -29,15 +29,9 @@ absl::StatusOr<std::string> PrivateSocketFolder() {
 
 }  // namespace
 
-std::string RunFolder(const v1::RunConfig& config) {
-  return std::filesystem::absolute(std::filesystem::path(config.output_dir()) / config.name())
-      .lexically_normal()
-      .string();
-}
-
 absl::StatusOr<LockedRun> LockedRun::Open(const v1::RunConfig& config) {
   RunLayout layout;
-  layout.root = RunFolder(config);
+  layout.root = config::RunFolder(config);
   layout.config_path = layout.root + "/config.yaml";
   layout.logs = layout.root + "/logs";
   layout.sockets = layout.root + "/sockets";

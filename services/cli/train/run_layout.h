@@ -26,9 +26,6 @@ struct RunLayout {
   }
 };
 
-// The run folder of a configuration, absolute. Nothing is made.
-std::string RunFolder(const v1::RunConfig& config);
-
 // Makes the folders and holds the run folder for this process until destruction.
 class LockedRun {
  public:

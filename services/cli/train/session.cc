@@ -108,7 +108,7 @@ class Session {
                            .notice = [this](const std::string& text) { display_.Print(text); }});
     ROLLCALL_RETURN_IF_ERROR(supervisor.StartAll());
     ROLLCALL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
-                              rpc::Connect(services.learner_address));
+                              rpc::Connect(services.config.learner().listen()));
     watch_ = std::make_unique<MetricsWatch>(std::move(channel));
     absl::StatusOr<ChildExit> ended = AwaitLearner(supervisor);
     ROLLCALL_RETURN_IF_ERROR(ended.status());

@@ -40,6 +40,7 @@ TEST(PlanLocalServices, StartsWhatTheStageNeeds) {
               ElementsAre("generator-0", "generator-1", "reward", "reference", "learner"));
   EXPECT_THAT(services.config.generator().addresses(),
               ElementsAre("unix:/r/s/generator-0.sock", "unix:/r/s/generator-1.sock"));
+  EXPECT_EQ(services.config.learner().listen(), "unix:/r/s/learner.sock");
   EXPECT_TRUE(services.config.generator().wait_for_weights());
   EXPECT_FALSE(services.specs.back().stateless);
   EXPECT_THAT(services.specs[1].child.argv,

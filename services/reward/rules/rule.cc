@@ -19,11 +19,13 @@ absl::StatusOr<std::unique_ptr<Rule>> MakeRule(const v1::VerifierConfig& config)
       return MakeContains(config.contains());
     case v1::VerifierConfig::kRemote:
       return absl::InvalidArgumentError("remote: not a built-in rule");
+    case v1::VerifierConfig::kRewardModel:
+      return absl::InvalidArgumentError("reward_model: not a built-in rule");
     case v1::VerifierConfig::KIND_NOT_SET:
       break;
   }
   return absl::InvalidArgumentError(
-      "needs one of exact_match, numeric_answer, regex, length, contains, remote");
+      "needs one of exact_match, numeric_answer, regex, length, contains, remote, reward_model");
 }
 
 }  // namespace rollcall::reward
