@@ -1,5 +1,6 @@
 #include "common/config/algorithm_presets.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -9,8 +10,18 @@
 namespace rollcall::config {
 namespace {
 
+bool HasTokenRewards(const v1::AlgorithmSection& algorithm) {
+  return algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_NONE ||
+         algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_GREEDY ||
+         algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_CRITIC;
+}
+
+bool TakesPairs(const v1::AlgorithmSection& algorithm) {
+  return algorithm.preset() == v1::ALGORITHM_PRESET_ONLINE_DPO;
+}
+
 bool ComparesGroup(const v1::AlgorithmSection& algorithm) {
-  return algorithm.advantage_baseline() != v1::ADVANTAGE_BASELINE_NONE;
+  return TakesPairs(algorithm) || !HasTokenRewards(algorithm);
 }
 
 class Rules {
@@ -19,8 +30,10 @@ class Rules {
       : config_(config), algorithm_(config.algorithm()), name_(PresetName(algorithm_.preset())) {}
 
   std::vector<Violation> Check() {
-    CheckOffered();
     CheckGroups();
+    CheckSampling();
+    CheckPairs();
+    CheckReferences();
     CheckAdvantage();
     CheckPolicyLoss();
     CheckKl();
@@ -34,27 +47,6 @@ class Rules {
     found_.push_back({absl::StrCat("algorithm.", std::string(field)), absl::StrCat(parts...)});
   }
 
-  // Parts of the schema that no training step of this build carries out.
-  void CheckOffered() {
-    const auto preset = algorithm_.preset();
-    if (preset == v1::ALGORITHM_PRESET_PPO || preset == v1::ALGORITHM_PRESET_REMAX ||
-        preset == v1::ALGORITHM_PRESET_ONLINE_DPO) {
-      Add("preset", name_, " cannot be trained with this build");
-    }
-    const auto baseline = algorithm_.advantage_baseline();
-    if (baseline == v1::ADVANTAGE_BASELINE_CRITIC || baseline == v1::ADVANTAGE_BASELINE_GREEDY) {
-      Add("advantage_baseline", "critic and greedy cannot be trained with this build");
-    }
-    if (algorithm_.dynamic_sampling()) {
-      Add("dynamic_sampling", "is not offered by this build");
-    }
-    if (algorithm_.reward_clip() > 0) Add("reward_clip", "is not offered by this build");
-    if (algorithm_.reward_whitening()) Add("reward_whitening", "is not offered by this build");
-    if (algorithm_.reference_refresh_steps() > 0) {
-      Add("reference_refresh_steps", "is not offered by this build");
-    }
-  }
-
   void CheckGroups() {
     if (!ComparesGroup(algorithm_)) return;
     if (algorithm_.samples_per_prompt() < 2) {
@@ -64,6 +56,21 @@ class Rules {
     if (algorithm_.min_valid_samples() < 2) {
       Add("min_valid_samples", name_, " compares the samples of a group: must be >= 2, got ",
           algorithm_.min_valid_samples());
+    }
+  }
+
+  void CheckSampling() {
+    const std::string& metric = algorithm_.dynamic_sampling_metric();
+    if (algorithm_.dynamic_sampling() && algorithm_.samples_per_prompt() < 2) {
+      Add("dynamic_sampling",
+          "compares the samples of a group: needs samples_per_prompt >= 2, got ",
+          algorithm_.samples_per_prompt());
+    }
+    if (metric.empty()) return;
+    const auto& verifiers = config_.reward().verifiers();
+    if (std::none_of(verifiers.begin(), verifiers.end(),
+                     [&](const auto& verifier) { return verifier.name() == metric; })) {
+      Add("dynamic_sampling_metric", "must name one of reward.verifiers, got \"", metric, "\"");
     }
   }
 
@@ -82,9 +89,18 @@ class Rules {
     }
     if (algorithm_.gamma() < 1 && ComparesGroup(algorithm_)) {
       Add("gamma",
-          "discounts rewards token by token, which only advantage_baseline none does; "
-          "must be 1, got ",
+          "discounts rewards token by token, which only advantage_baseline none, greedy and critic "
+          "do; must be 1, got ",
           algorithm_.gamma());
+    }
+    if (algorithm_.reward_whitening() && ComparesGroup(algorithm_)) {
+      Add("reward_whitening",
+          "scales the rewards of tokens, which only advantage_baseline none, greedy and critic "
+          "have");
+    }
+    if (algorithm_.gae_lambda() < 1 && baseline != v1::ADVANTAGE_BASELINE_CRITIC) {
+      Add("gae_lambda", "goes with advantage_baseline critic; must be 1, got ",
+          algorithm_.gae_lambda());
     }
   }
 
@@ -110,6 +126,26 @@ class Rules {
     if (algorithm_.behavior_min() > algorithm_.behavior_max()) {
       Add("behavior_min", "must be at most behavior_max (", algorithm_.behavior_max(), "), got ",
           algorithm_.behavior_min());
+    }
+  }
+
+  void CheckPairs() {
+    if (!TakesPairs(algorithm_)) return;
+    const auto refuse = [&](bool given, const char* field) {
+      if (given) Add(field, "is no part of online_dpo, whose loss is that of a pair");
+    };
+    refuse(algorithm_.kl_coefficient() > 0, "kl_coefficient");
+    refuse(HasTokenRewards(algorithm_), "advantage_baseline");
+    refuse(algorithm_.entropy_coefficient() > 0, "entropy_coefficient");
+    refuse(algorithm_.mask_truncated(), "mask_truncated");
+    refuse(algorithm_.behavior_correction() != v1::BEHAVIOR_CORRECTION_NONE &&
+               algorithm_.behavior_correction() != v1::BEHAVIOR_CORRECTION_UNSPECIFIED,
+           "behavior_correction");
+  }
+
+  void CheckReferences() {
+    if (algorithm_.reference_refresh_steps() > 0 && !AsksReference(algorithm_)) {
+      Add("reference_refresh_steps", "needs a reference: kl_coefficient > 0 or online_dpo");
     }
   }
 
@@ -148,7 +184,10 @@ std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset) {
               {"aggregation", "constant_length"},
               {"kl_coefficient", "0"}};
     case v1::ALGORITHM_PRESET_DAPO:  // arXiv 2503.14476, section 3
-      return {{"clip_high", "0.28"}, {"aggregation", "token_mean"}, {"kl_coefficient", "0"}};
+      return {{"clip_high", "0.28"},
+              {"aggregation", "token_mean"},
+              {"kl_coefficient", "0"},
+              {"dynamic_sampling", "true"}};
     case v1::ALGORITHM_PRESET_GSPO:  // arXiv 2507.18071, section 5.1
       return {{"ratio_level", "sequence_mean"},
               {"clip_low", "3e-4"},
@@ -181,6 +220,18 @@ std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset) {
               {"advantage_normalization", "none"},
               {"aggregation", "token_mean"},
               {"kl_coefficient", "0"}};
+    case v1::ALGORITHM_PRESET_PPO:  // arXiv 2203.02155, section 3.5 and appendix C.4
+      return {{"advantage_baseline", "critic"}, {"advantage_normalization", "whiten"},
+              {"gae_lambda", "0.95"},           {"aggregation", "token_mean"},
+              {"kl_placement", "reward"},       {"kl_estimator", "k1"},
+              {"kl_coefficient", "0.05"},       {"epochs_per_batch", "4"}};
+    case v1::ALGORITHM_PRESET_REMAX:  // arXiv 2310.10505, algorithm 1
+      return {{"advantage_baseline", "greedy"}, {"advantage_normalization", "none"},
+              {"policy_loss", "reinforce"},     {"aggregation", "seq_mean_token_sum"},
+              {"kl_placement", "reward"},       {"kl_estimator", "k1"},
+              {"kl_coefficient", "0.05"}};
+    case v1::ALGORITHM_PRESET_ONLINE_DPO:  // arXiv 2402.04792, section 3
+      return {{"kl_coefficient", "0"}};
     default:  // grpo: arXiv 2402.03300, equations 3 and 4
       return {};
   }
@@ -190,6 +241,15 @@ std::string PresetName(v1::AlgorithmPreset preset) {
   if (preset == v1::ALGORITHM_PRESET_UNSPECIFIED) preset = v1::ALGORITHM_PRESET_GRPO;
   const std::string& name = v1::AlgorithmPreset_Name(preset);
   return absl::AsciiStrToLower(absl::StripPrefix(name, "ALGORITHM_PRESET_"));
+}
+
+bool AsksReference(const v1::AlgorithmSection& algorithm) {
+  return algorithm.kl_coefficient() > 0 || TakesPairs(algorithm);
+}
+
+bool NeedsReferenceService(const v1::RunConfig& config) {
+  return config.stage() == v1::STAGE_RL && AsksReference(config.algorithm()) &&
+         config.algorithm().reference_refresh_steps() == 0;
 }
 
 std::vector<Violation> FindAlgorithmViolations(const v1::RunConfig& config) {

@@ -22,6 +22,11 @@ std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset);
 // "reinforce_pp": as the YAML names it.
 std::string PresetName(v1::AlgorithmPreset preset);
 
+// Whether the objective compares with a reference at all.
+bool AsksReference(const v1::AlgorithmSection& algorithm);
+// Whether that is a service's work: a reference that is refreshed is the learner's own.
+bool NeedsReferenceService(const v1::RunConfig& config);
+
 // Rules between the cells of an algorithm, and between them and the rest of the run.
 std::vector<Violation> FindAlgorithmViolations(const v1::RunConfig& config);
 

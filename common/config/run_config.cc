@@ -155,7 +155,7 @@ void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
   }
   CheckGenerator(config, found);
   CheckReward(config.reward(), found);
-  if (algorithm.kl_coefficient() > 0) CheckReference(config, found);
+  if (NeedsReferenceService(config)) CheckReference(config, found);
 }
 
 void CheckRun(const v1::RunConfig& config, Violations* found) {

@@ -64,8 +64,7 @@ TEST(LoadRunConfigTest, APresetFillsWhatIsNotSet) {
 }
 
 TEST(LoadRunConfigTest, EveryPresetLoadsAndKeepsItsRowWhenReadAgain) {
-  // Later presets are refused below.
-  for (int id = 1; id <= v1::ALGORITHM_PRESET_OPO; ++id) {
+  for (int id = 1; id < v1::AlgorithmPreset_ARRAYSIZE; ++id) {
     const auto preset = static_cast<v1::AlgorithmPreset>(id);
     const v1::AlgorithmSection section =
         AlgorithmOf({absl::StrCat("algorithm.preset=", PresetName(preset))});
@@ -82,12 +81,25 @@ TEST(LoadRunConfigTest, RefusesEachBrokenRuleWithItsFieldAndOrigin) {
     const char* set;
     const char* error;
   } kCases[] = {
-      {"algorithm.preset=ppo", "algorithm.preset: ppo cannot be trained with this build"},
-      {"algorithm.preset=remax", "algorithm.preset: remax cannot be trained with this build"},
-      {"algorithm.preset=online_dpo", "algorithm.preset: online_dpo cannot be trained"},
-      {"algorithm.advantage_baseline=critic", "algorithm.advantage_baseline: critic and greedy"},
-      {"algorithm.dynamic_sampling=true", "algorithm.dynamic_sampling: is not offered"},
-      {"algorithm.reference_refresh_steps=5", "algorithm.reference_refresh_steps: is not offered"},
+      {"algorithm={preset: ppo, advantage_normalization: batch_std}",
+       "algorithm.advantage_normalization: batch_std goes with a baseline over the group"},
+      {"algorithm={preset: online_dpo, samples_per_prompt: 1}",
+       "algorithm.samples_per_prompt: online_dpo compares the samples of a group"},
+      {"algorithm={preset: online_dpo, kl_coefficient: 0.1}",
+       "algorithm.kl_coefficient: is no part of online_dpo"},
+      {"algorithm={preset: online_dpo, mask_truncated: true}",
+       "algorithm.mask_truncated: is no part of online_dpo"},
+      {"algorithm={preset: remax, mini_batches: 2}", "algorithm.policy_loss: reinforce has no"},
+      {"algorithm.reward_whitening=true",
+       "algorithm.reward_whitening: scales the rewards of tokens"},
+      {"algorithm={preset: reinforce_pp, gae_lambda: 0.9}",
+       "algorithm.gae_lambda: goes with advantage_baseline critic; must be 1, got 0.9"},
+      {"algorithm={preset: reinforce_pp, samples_per_prompt: 1, dynamic_sampling: true}",
+       "algorithm.dynamic_sampling: compares the samples of a group"},
+      {"algorithm.dynamic_sampling_metric=accuracy",
+       "algorithm.dynamic_sampling_metric: must name one of reward.verifiers, got \"accuracy\""},
+      {"algorithm={preset: opo, reference_refresh_steps: 5}",
+       "algorithm.reference_refresh_steps: needs a reference"},
       {"algorithm.samples_per_prompt=1",
        "--set algorithm.samples_per_prompt=1: algorithm.samples_per_prompt: grpo compares"},
       {"algorithm.min_valid_samples=1", "algorithm.min_valid_samples: grpo compares"},

@@ -70,8 +70,11 @@ absl::Status Learner::LoadModelAndState() {
   }
   ROLLCALL_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(config_.model().path()));
   ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, LoadInitialModel(config_));
+  ROLLCALL_ASSIGN_OR_RETURN(TrainerCompanions companions,
+                            LoadCompanions(config_, decoder.config()));
   ROLLCALL_ASSIGN_OR_RETURN(
-      trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), &process_group_));
+      trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), &process_group_,
+                                Clock::Real(), std::move(companions)));
   if (config_.stage() == v1::STAGE_EVAL) return absl::OkStatus();
 
   ROLLCALL_RETURN_IF_ERROR(CheckResumeMode(config_.learner().checkpoint().resume(),

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status.h"
+#include "common/config/algorithm_presets.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status_conversion.h"
 #include "rollcall/v1/verifier.grpc.pb.h"
@@ -40,9 +41,7 @@ absl::Status AwaitAnswer(const std::string& who, absl::Time deadline, const RunC
 
 }  // namespace
 
-bool NeedsReference(const v1::RunConfig& config) {
-  return config.stage() == v1::STAGE_RL && config.algorithm().kl_coefficient() > 0;
-}
+bool NeedsReference(const v1::RunConfig& config) { return config::NeedsReferenceService(config); }
 
 absl::StatusOr<std::unique_ptr<RolloutStack>> RolloutStack::Start(
     const v1::RunConfig& config, const RolloutIdentity& identity,
@@ -78,7 +77,7 @@ absl::Status RolloutStack::Connect() {
   }
   if (with_reference_ && config_.reference().addresses().empty()) {
     return absl::InvalidArgumentError(
-        "reference.addresses: algorithm.kl_coefficient > 0 needs at least one reference");
+        "reference.addresses: the algorithm compares with a reference and needs at least one");
   }
   for (const std::string& address : generator_addresses_) {
     ROLLCALL_ASSIGN_OR_RETURN(services_.generators.emplace_back(), rpc::Connect(address));
@@ -248,7 +247,13 @@ RolloutCoordinator* RolloutStack::MakeCoordinator(CoordinatorOptions options, Pr
   options.lineage = identity_.version.lineage;
   options.group =
       SpecOf(config_.algorithm().samples_per_prompt(), config_.sampling().temperature());
-  options.group.min_valid_samples = config_.algorithm().min_valid_samples();
+  const v1::AlgorithmSection& algorithm = config_.algorithm();
+  options.group.min_valid_samples =
+      std::min(algorithm.min_valid_samples(), algorithm.samples_per_prompt());
+  options.dynamic_sampling = algorithm.dynamic_sampling();
+  options.filter_metric = algorithm.dynamic_sampling_metric();
+  options.max_sampling_rounds = algorithm.max_sampling_rounds();
+  options.greedy_baseline = algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_GREEDY;
   options.group.with_reference = with_reference_;
   options.total_steps = learner.steps();
   options.prompts_per_step = learner.prompts_per_step();

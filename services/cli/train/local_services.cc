@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/config/algorithm_presets.h"
 
 namespace rollcall::cli {
 namespace {
@@ -32,7 +33,7 @@ class Planner {
     const bool evaluates =
         given.data().evaluation_size() > 0 && given.reward().verifiers_size() > 0;
     const bool generates = given.stage() != v1::STAGE_SFT || evaluates;
-    const bool refers = given.stage() == v1::STAGE_RL && given.algorithm().kl_coefficient() > 0;
+    const bool refers = config::NeedsReferenceService(given);
     if (generates && given.generator().addresses().empty()) PlanGenerators();
     if (generates && given.reward().address().empty()) PlanReward();
     if (refers && given.reference().addresses().empty()) PlanReference();

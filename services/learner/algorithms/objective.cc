@@ -19,7 +19,7 @@ std::string NameOf(v1::AlgorithmPreset preset) {
 }
 
 absl::Status CheckGroups(const v1::AlgorithmSection& section, const Objective& objective) {
-  if (objective.baseline == v1::ADVANTAGE_BASELINE_NONE) return absl::OkStatus();
+  if (!objective.compares_group()) return absl::OkStatus();
   if (section.samples_per_prompt() < 2) {
     return absl::InvalidArgumentError(
         absl::StrCat("algorithm.samples_per_prompt: ", objective.name,
@@ -32,6 +32,24 @@ absl::Status CheckGroups(const v1::AlgorithmSection& section, const Objective& o
                                                    section.min_valid_samples()));
   }
   return absl::OkStatus();
+}
+
+void ComposeRewards(const v1::AlgorithmSection& section, int64_t max_completion_tokens,
+                    Objective& objective) {
+  objective.gamma = section.gamma();
+  objective.gae_lambda = section.gae_lambda();
+  objective.reward_clip = section.reward_clip();
+  objective.whiten_rewards = section.reward_whitening();
+  objective.missing_eos_penalty = section.missing_eos_penalty();
+  objective.overlong = {.max_tokens = max_completion_tokens,
+                        .buffer = section.overlong_buffer(),
+                        .factor = section.overlong_factor()};
+  if (section.preset() != v1::ALGORITHM_PRESET_ONLINE_DPO) return;
+  objective.pairs = PairwiseOptions{
+      .type = section.preference_loss() == v1::PREFERENCE_LOSS_IPO ? PairwiseLossType::kIpo
+                                                                   : PairwiseLossType::kSigmoid,
+      .beta = section.beta(),
+      .first_two = section.pair_selection() == v1::PAIR_SELECTION_FIRST_TWO};
 }
 
 void ComposePolicy(const v1::AlgorithmSection& section, Objective& objective) {
@@ -57,7 +75,7 @@ absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section,
   objective.advantage.normalization =
       Choose(section.advantage_normalization(), v1::ADVANTAGE_NORMALIZATION_GROUP_STD);
   objective.advantage.epsilon = section.advantage_epsilon();
-  objective.gamma = section.gamma();
+  ComposeRewards(section, max_completion_tokens, objective);
   ComposePolicy(section, objective);
   objective.kl = {.estimator = Choose(section.kl_estimator(), v1::KL_ESTIMATOR_K3),
                   .straight_through = section.kl_straight_through(),
@@ -67,9 +85,6 @@ absl::StatusOr<Objective> ComposeObjective(const v1::AlgorithmSection& section,
   objective.kl_target = section.kl_target();
   objective.kl_horizon = section.kl_horizon();
   objective.entropy_coefficient = section.entropy_coefficient();
-  objective.overlong = {.max_tokens = max_completion_tokens,
-                        .buffer = section.overlong_buffer(),
-                        .factor = section.overlong_factor()};
   objective.mask_truncated = section.mask_truncated();
   objective.aggregation = Choose(section.aggregation(), v1::LOSS_AGGREGATION_SEQ_MEAN_TOKEN_MEAN);
   objective.max_completion_tokens = max_completion_tokens;

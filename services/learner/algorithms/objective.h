@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -7,6 +8,7 @@
 #include "services/learner/algorithms/advantage.h"
 #include "services/learner/algorithms/behavior_correction.h"
 #include "services/learner/algorithms/kl.h"
+#include "services/learner/algorithms/pairwise_loss.h"
 #include "services/learner/algorithms/policy_loss.h"
 #include "services/learner/algorithms/reward_shaping.h"
 
@@ -19,8 +21,18 @@ struct Objective {
   std::string name;
   v1::AdvantageBaseline baseline = v1::ADVANTAGE_BASELINE_GROUP_MEAN;
   GroupNormalization advantage;
-  // Discount of later token rewards; used by baseline none.
+  // Discount of later token rewards; used by baselines none, greedy and critic.
   double gamma = 1.0;
+  // GAE's lambda; used by baseline critic.
+  double gae_lambda = 1.0;
+  // Rewards are clamped to +- this; 0: not at all.
+  double reward_clip = 0;
+  // Token rewards are divided by their standard deviation; baselines none, greedy and critic.
+  bool whiten_rewards = false;
+  // Taken from the reward of a completion that was cut off.
+  double missing_eos_penalty = 0;
+  // Online DPO: a loss of pairs in place of all that follows.
+  std::optional<PairwiseOptions> pairs;
   PolicyLossOptions policy;
   KlOptions kl;
   // Weight of the KL to the reference; 0: the objective has no such term.
@@ -38,7 +50,14 @@ struct Objective {
   // Most tokens a completion may have; what constant_length divides by.
   int64_t max_completion_tokens = 0;
 
-  bool needs_reference() const { return kl_coefficient > 0; }
+  bool needs_reference() const { return kl_coefficient > 0 || pairs.has_value(); }
+  bool needs_critic() const { return baseline == v1::ADVANTAGE_BASELINE_CRITIC; }
+  bool needs_greedy() const { return baseline == v1::ADVANTAGE_BASELINE_GREEDY; }
+  // Advantages are of tokens, not of whole sequences.
+  bool token_rewards() const {
+    return needs_critic() || needs_greedy() || baseline == v1::ADVANTAGE_BASELINE_NONE;
+  }
+  bool compares_group() const { return pairs.has_value() || !token_rewards(); }
   bool kl_in_loss() const { return kl_coefficient > 0 && !kl_in_reward; }
   bool corrects_behavior() const { return correction.mode != v1::BEHAVIOR_CORRECTION_NONE; }
 };

@@ -8,6 +8,14 @@ namespace rollcall::learner {
 
 enum class PairwiseLossType { kSigmoid, kIpo };
 
+// Online DPO's cells.
+struct PairwiseOptions {
+  PairwiseLossType type = PairwiseLossType::kSigmoid;
+  double beta = 0.1;
+  // A group's pair is its first two samples instead of its best and its worst.
+  bool first_two = false;
+};
+
 // Online DPO, arXiv 2402.04792: two completions of a prompt, the better one by reward is preferred.
 // With h = (chosen - reference of it) - (rejected - reference of it), log-probs summed over each
 // completion:

@@ -82,11 +82,13 @@ at::Tensor Whiten(const at::Tensor& values, const at::Tensor& mask, const Whiten
   for (size_t i = 0; i < x.size(); ++i) {
     if (m[i] != 0) squares += (x[i] - mean) * (x[i] - mean);
   }
+  if (count < 2 && options.keep_mean) return values;
   if (count < 2) return Like(values, std::vector<double>(x.size(), 0.0));
   const double bessel = options.unbiased ? count / (count - 1) : 1.0;
   const double variance = squares / (count + options.added_count) * bessel + options.added;
   const double scale = 1.0 / std::sqrt(std::max(variance, options.least));
-  for (double& value : x) value = (value - mean) * (std::isfinite(scale) ? scale : 0.0);
+  const double kept = options.keep_mean ? mean : 0.0;
+  for (double& value : x) value = (value - mean) * (std::isfinite(scale) ? scale : 0.0) + kept;
   return Like(values, x);
 }
 

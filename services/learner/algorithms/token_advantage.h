@@ -60,10 +60,12 @@ struct WhitenOptions {
   // Added to the number of tokens in both moments: verl 1e-8, which shows where the mean is far
   // larger than the deviation.
   double added_count = 0;
+  // The mean is put back afterwards: only the scale changes (rewards, verl and TRL).
+  bool keep_mean = false;
 };
 
 // (x - mean) / sqrt(variance), moments over the unmasked positions of all completions. Fewer than
-// two unmasked positions: 0.
+// two unmasked positions: 0, or with keep_mean the values as they are.
 at::Tensor Whiten(const at::Tensor& values, const at::Tensor& mask,
                   const WhitenOptions& options = {});
 

@@ -28,6 +28,11 @@ struct TrainSequence {
   // Composed reward of the trajectory; unset when no verifier scored it (the sequence then has no
   // advantage and stays out of the loss). Unset for supervised data.
   std::optional<double> reward;
+  // Reward and length in tokens of the prompt's greedy completion, where the objective compares
+  // with it.
+  std::optional<double> greedy_reward;
+  uint32_t greedy_tokens = 0;
+  bool greedy_truncated = false;
   // Whether every token was sampled under the version that is being trained (on-policy): the exact
   // claim covers only these.
   bool on_policy = false;

@@ -10,6 +10,7 @@
 #include "services/learner/batching/mini_batch.h"
 #include "services/learner/batching/packed_batch.h"
 #include "services/learner/batching/packing.h"
+#include "services/learner/batching/pair_selection.h"
 
 namespace rollcall::learner {
 namespace {
@@ -148,6 +149,44 @@ TEST(CheckBatch, NamesTheFirstViolation) {
   batch = TwoGroups();
   batch.group_ids = {8};
   EXPECT_THAT(message(batch, rollouts), HasSubstr("group 3 sample 0: its group is not among"));
+}
+
+TrainBatch GroupsOf(const std::vector<size_t>& sizes) {
+  TrainBatch batch;
+  for (size_t group = 0; group < sizes.size(); ++group) {
+    batch.group_ids.push_back(group);
+    for (size_t i = 0; i < sizes[group]; ++i) {
+      TrainSequence sequence;
+      sequence.group_id = group;
+      sequence.sample_index = static_cast<uint32_t>(i);
+      sequence.token_ids = {1, 2};
+      sequence.loss_mask = {0, 1};
+      batch.sequences.push_back(std::move(sequence));
+    }
+  }
+  return batch;
+}
+
+TEST(SelectPairs, BestAgainstWorstOrTheFirstTwo) {
+  TrainBatch batch = GroupsOf({4, 3, 3, 1});
+  const std::vector<std::optional<double>> rewards = {1, 5, 5, 0, std::nullopt, 2, 2, 3, 3, 1, 9};
+  const SelectedPairs best = SelectPairs(batch, rewards, false);
+  ASSERT_EQ(best.pairs.size(), 2u);
+  EXPECT_EQ(best.pairs[0].chosen, 1u);  // the first of equal ones
+  EXPECT_EQ(best.pairs[0].rejected, 3u);
+  EXPECT_EQ(best.pairs[1].chosen, 7u);
+  EXPECT_EQ(best.pairs[1].rejected, 9u);
+  EXPECT_EQ(best.tied_groups, 1u);
+  EXPECT_EQ(best.incomplete_groups, 1u);
+
+  const SelectedPairs two = SelectPairs(batch, rewards, true);
+  ASSERT_EQ(two.pairs.size(), 1u);
+  EXPECT_EQ(two.pairs[0].chosen, 1u);
+  EXPECT_EQ(two.pairs[0].rejected, 0u);
+  EXPECT_EQ(two.tied_groups, 2u);
+
+  batch.sequences[1].loss_mask = {0, 0};  // nothing of it could be trained
+  EXPECT_EQ(SelectPairs(batch, rewards, true).pairs[0].chosen, 2u);
 }
 
 }  // namespace

@@ -149,6 +149,11 @@ absl::StatusOr<TrainBatch> BuildBatch(std::vector<v1::Group> groups,
           TrainSequence sequence,
           Annotate(BuildSequence(group.group_id(), trajectory, trained, with_reference),
                    absl::StrCat("group ", group.group_id(), " sample ", trajectory.index())));
+      if (group.greedy().reward().has_value()) {
+        sequence.greedy_reward = group.greedy().reward().value();
+        sequence.greedy_tokens = static_cast<uint32_t>(CompletionLength(group.greedy()));
+        sequence.greedy_truncated = IsTruncated(group.greedy());
+      }
       batch.sequences.push_back(std::move(sequence));
       for (const v1::Segment& segment : trajectory.segments()) {
         for (const v1::VersionSpan& span : segment.version_spans()) {

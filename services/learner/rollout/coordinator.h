@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,13 @@ struct CoordinatorOptions {
   uint32_t prompts_per_step = 1;
   uint32_t max_staleness = 0;
   absl::Duration stall_timeout = absl::Minutes(10);
+  // Dynamic sampling: groups without variance (group_filter.h) are filtered and others issued in
+  // their place, at most max_sampling_rounds * prompts_per_step groups a step.
+  bool dynamic_sampling = false;
+  std::string filter_metric;
+  uint32_t max_sampling_rounds = 10;
+  // Also sample each prompt greedily (v1::Group.greedy).
+  bool greedy_baseline = false;
   // Where it starts: steps already trained, the first group of the next step, the books of those
   // before.
   uint64_t trained_steps = 0;
@@ -54,10 +62,15 @@ struct CoordinatorOptions {
   std::function<void(const v1::RolloutCounts&)> observe_counts;
 };
 
-// The BatchSource of online training. Group ids are ordinals, and each belongs to one step for
-// good: prompts_per_step groups a step, in order. A group is issued once its step is at most
-// trained steps + 1 + max_staleness, so that 0 is synchronous. Which groups make up a batch thus
-// never depends on timing, on how many generators there are or on who failed when.
+// The BatchSource of online training. Group ids are ordinals. A step's batch is the next
+// prompts_per_step groups in their order, filtered ones not counted; a group is issued once its
+// step can be at most trained steps + 1 + max_staleness, so that 0 is synchronous. Which groups
+// make up a batch thus never depends on timing or on how many generators there are, and without
+// dynamic sampling not on who failed when either.
+//
+// With dynamic sampling a filtered group lets the next id be issued at once. That is id k if and
+// only if fewer than the wanted number of groups below k survive the filter, in whatever order they
+// end: the set of issued ids is a function of the groups' contents.
 //
 // A dropped group leaves its batch smaller: drawing a substitute would make later groups' ids, and
 // with them every draw after a passing fault, depend on the fault. Losses are normalised over what
@@ -73,8 +86,8 @@ class RolloutCoordinator final : public BatchSource {
                      Clock* clock = Clock::Real());
 
   // DEADLINE_EXCEEDED: no group finished for stall_timeout; the message says what is waited for.
-  // ABORTED: every group of the step was dropped. Otherwise what Stop was given, or a prompt's
-  // error.
+  // ABORTED: every group of the step was dropped, or dynamic sampling reached its bound. Otherwise
+  // what Stop was given, or a prompt's error.
   absl::StatusOr<TrainBatch> Next(uint64_t step) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Step `step` was trained and its weights published: books its groups and issues the next ones.
@@ -90,23 +103,39 @@ class RolloutCoordinator final : public BatchSource {
   uint64_t next_group_id() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  // The groups of one step.
-  struct Bucket {
-    uint32_t issued = 0;
-    uint32_t ended = 0;
-    std::vector<v1::Group> finished;
-    std::vector<std::string> drops;  // "group 7: verifier_failed: …"
+  // A group that was issued and not yet trained.
+  struct Entry {
+    enum class State { kInFlight, kFinished, kFiltered, kDropped };
+    State state = State::kInFlight;
+    v1::Group group;   // kFinished
+    std::string drop;  // kDropped: "group 7: verifier_failed: …"
+    // With greedy_baseline: whichever of the two parts ended first.
+    std::optional<v1::Group> samples, greedy;
+  };
+  // The ids that make up the next step: from horizon_ on, as far as they are issued.
+  struct Span {
+    uint64_t end = 0;       // one past the last
+    uint32_t taken = 0;     // not filtered, at most prompts_per_step
+    uint64_t filtered = 0;  // below `end`
+    bool settled = true;    // none of them is in flight
   };
 
-  uint64_t StepOf(uint64_t group_id) const;
-  uint64_t FirstGroupOf(uint64_t step) const;
-  absl::Status IssueThrough(uint64_t step);
+  Span NextSpan() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  bool Complete() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // All that may be issued for the next step was, and it is not enough; settled, too.
+  bool AtBound(const Span& span) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  bool Exhausted() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Whether another group may be in flight or finished.
+  bool MayIssue() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::Status IssueAllowed() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status IssueOne(uint64_t group_id);
+  void Submit(GroupSpec spec, double issued);
+  void OnPart(v1::Group part, bool greedy) ABSL_LOCKS_EXCLUDED(mutex_);
   void OnGroup(v1::Group group);
   void Book(v1::Group group) ABSL_LOCKS_EXCLUDED(mutex_);
   void Observe() ABSL_LOCKS_EXCLUDED(mutex_);
-  bool Complete(uint64_t step) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   absl::Status AwaitStep(uint64_t step) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status SamplingBoundReached(uint64_t step) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   const CoordinatorOptions options_;
   const PromptFn prompts_;
@@ -115,13 +144,14 @@ class RolloutCoordinator final : public BatchSource {
   Ledger* const ledger_;
   Clock* const clock_;
 
-  uint64_t issued_through_;  // last step whose groups were issued; the training thread only
   std::map<uint64_t, v1::Group> reusable_;  // the training thread only
 
   mutable absl::Mutex mutex_;
   GroupAccounts accounts_ ABSL_GUARDED_BY(mutex_);
   uint64_t trained_steps_ ABSL_GUARDED_BY(mutex_);
-  std::map<uint64_t, Bucket> buckets_ ABSL_GUARDED_BY(mutex_);  // by step
+  uint64_t horizon_ ABSL_GUARDED_BY(mutex_);                   // first group of the next step
+  std::map<uint64_t, Entry> entries_ ABSL_GUARDED_BY(mutex_);  // from horizon_ on
+  uint64_t filtered_ahead_ ABSL_GUARDED_BY(mutex_) = 0;        // of entries_
   absl::Time last_progress_ ABSL_GUARDED_BY(mutex_);
   absl::Status stopped_ ABSL_GUARDED_BY(mutex_);
 };

@@ -357,6 +357,100 @@ TEST_F(CoordinatorTest, EvaluationRepeatsNoIdAndLeavesTheBooksAlone) {
   EXPECT_EQ(second->at("eval/dropped_groups"), 1);
 }
 
+TEST_F(CoordinatorTest, DynamicSamplingFillsTheBatchWithTheNextGroupsThatVary) {
+  options_.dynamic_sampling = true;
+  verifier_.SetConstant([](uint64_t group) { return group == 1 || group == 2 || group == 5; });
+  for (FakeGenerator& generator : generators_) {  // whoever comes first changes nothing
+    generator.SetPlan(
+        [](uint64_t call, uint64_t) { return call % 3 == 0 ? Fault::kCutOff : Fault::kNone; });
+  }
+  v1::LineageStart start;
+  start.set_lineage(1);
+  start.set_content_hash("content");
+  ledger_ = *Ledger::Open(folder_, start);
+  Start();
+  const auto batch = coordinator_->Next(1);
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_THAT(batch->group_ids, ElementsAre(0, 3, 4, 6));
+  for (const uint64_t id : batch->group_ids) ExpectGroup(*batch, id);
+  EXPECT_EQ(batch->metrics.at("rollout/filtered_groups"), 3);
+  EXPECT_THAT(AllGroupsAsked(), Each(Lt(7u)));
+  ASSERT_TRUE(Trained(1).ok());
+  EXPECT_EQ(coordinator_->settled().filtered(), 3u);
+  EXPECT_EQ(coordinator_->settled().trained(), 4u);
+  EXPECT_EQ(coordinator_->settled().issued(), 7u);
+  EXPECT_EQ(coordinator_->next_group_id(), 7u);
+  EXPECT_THAT(coordinator_->Next(2)->group_ids, ElementsAre(7, 8, 9, 10));
+
+  // Started again at the beginning, all that was made is used and judged once more.
+  ASSERT_TRUE(ledger_->Flush().ok());
+  CoordinatorOptions options = options_;
+  options.reusable = LoadReusableGroups(folder_, 0, "content", FakeVersion(0).manifest_hash());
+  EXPECT_EQ(options.reusable.size(), 7u);
+  const size_t asked = AllGroupsAsked().size();
+  RolloutCoordinator resumed(
+      options, [this](uint64_t id) { return Prompt(id); }, runner_.get(), &versions_, ledger_.get(),
+      &clock_);
+  EXPECT_THAT(resumed.Next(1)->group_ids, ElementsAre(0, 3, 4, 6));
+  EXPECT_EQ(resumed.counts().filtered(), 3u);
+  EXPECT_EQ(AllGroupsAsked().size(), asked);
+}
+
+TEST_F(CoordinatorTest, DynamicSamplingRunsAheadWithTheSameBatches) {
+  options_.dynamic_sampling = true;
+  options_.max_staleness = 2;
+  options_.total_steps = 3;
+  verifier_.SetConstant([](uint64_t group) { return group % 3 == 1; });
+  Start();
+  std::vector<uint64_t> trained;
+  for (uint64_t step = 1; step <= 3; ++step) {
+    const auto batch = coordinator_->Next(step);
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    EXPECT_EQ(batch->group_ids.size(), kPrompts);
+    trained.insert(trained.end(), batch->group_ids.begin(), batch->group_ids.end());
+    ASSERT_TRUE(Trained(step).ok());
+  }
+  EXPECT_THAT(trained, ElementsAre(0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17));
+  EXPECT_EQ(coordinator_->counts().issued(), 18u);
+  EXPECT_EQ(coordinator_->counts().filtered(), 6u);
+  EXPECT_EQ(coordinator_->counts().in_flight(), 0u);
+}
+
+TEST_F(CoordinatorTest, DynamicSamplingGivesUpAtItsBound) {
+  options_.dynamic_sampling = true;
+  options_.max_sampling_rounds = 3;
+  verifier_.SetConstant([](uint64_t group) { return group != 5; });
+  Start();
+  const auto batch = coordinator_->Next(1);
+  EXPECT_EQ(batch.status().code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(batch.status().message()),
+              HasSubstr("issued 12 groups (3 rounds of 4, algorithm.max_sampling_rounds), and in "
+                        "11 of them all samples had the same reward"));
+  EXPECT_EQ(coordinator_->counts().issued(), 12u);
+  EXPECT_EQ(coordinator_->counts().filtered(), 11u);
+}
+
+TEST_F(CoordinatorTest, AGreedyCompletionGoesWithEachGroup) {
+  options_.greedy_baseline = true;
+  verifier_.SetPlan(
+      [](uint64_t, uint64_t group) { return group == 2 ? Fault::kUnavailable : Fault::kNone; });
+  Start(2);
+  const auto batch = coordinator_->Next(1);
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_THAT(batch->group_ids, ElementsAre(0, 1, 3));
+  for (const TrainSequence& sequence : batch->sequences) {
+    // The fake's greedy completion is its first sample.
+    std::vector<uint32_t> tokens;
+    const uint32_t length = FakeLength(sequence.group_id, 0);
+    for (uint32_t p = 0; p < length; ++p) tokens.push_back(FakeToken(sequence.group_id, 0, p));
+    EXPECT_EQ(sequence.greedy_reward, FakeReward(tokens));
+    EXPECT_EQ(sequence.greedy_tokens, length);
+  }
+  ASSERT_TRUE(Trained(1).ok());
+  EXPECT_EQ(coordinator_->counts().dropped().at("verifier_failed"), 1u);
+  EXPECT_EQ(coordinator_->settled().issued(), 4u);
+}
+
 // Under random faults of every service each group ends exactly once, what survives is bit for bit
 // what an undisturbed run would have given, and the books balance at every moment.
 TEST_F(CoordinatorTest, RandomFaultsChangeNoSurvivorAndNoSum) {

@@ -176,11 +176,18 @@ void FakeVerifier::SetPlan(FaultPlan plan) {
   plan_ = std::move(plan);
 }
 
+void FakeVerifier::SetConstant(std::function<bool(uint64_t)> constant) {
+  absl::MutexLock lock(&mutex_);
+  constant_ = std::move(constant);
+}
+
 grpc::Status FakeVerifier::Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                                  v1::ScoreResponse* response) {
   Fault fault = Fault::kNone;
+  std::function<bool(uint64_t)> constant;
   {
     absl::MutexLock lock(&mutex_);
+    constant = constant_;
     fault = NextFault(plan_, calls_++, request->groups(0).group_id());
   }
   if (fault == Fault::kUnavailable || fault == Fault::kCutOff) {
@@ -202,7 +209,9 @@ grpc::Status FakeVerifier::Score(grpc::ServerContext* context, const v1::ScoreRe
         continue;
       }
       out->mutable_score()->set_value(
-          FakeReward({sample.token_ids().begin(), sample.token_ids().end()}));
+          constant && constant(group.group_id())
+              ? 1.0
+              : FakeReward({sample.token_ids().begin(), sample.token_ids().end()}));
     }
     if (fault == Fault::kGarbage) {
       result->mutable_samples(0)->mutable_score()->set_value(

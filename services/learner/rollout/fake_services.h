@@ -74,12 +74,15 @@ class FakeGenerator final : public v1::Generator::Service {
 class FakeVerifier final : public v1::Verifier::Service {
  public:
   void SetPlan(FaultPlan plan) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Groups whose samples all get the reward 1.
+  void SetConstant(std::function<bool(uint64_t group_id)> constant) ABSL_LOCKS_EXCLUDED(mutex_);
   grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                      v1::ScoreResponse* response) override;
 
  private:
   absl::Mutex mutex_;
   FaultPlan plan_ ABSL_GUARDED_BY(mutex_);
+  std::function<bool(uint64_t)> constant_ ABSL_GUARDED_BY(mutex_);
   uint64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

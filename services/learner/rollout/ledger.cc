@@ -7,6 +7,7 @@
 
 #include "common/base/logging.h"
 #include "common/base/status.h"
+#include "common/config/algorithm_presets.h"
 #include "common/wire/sha256.h"
 
 namespace rollcall::learner {
@@ -63,6 +64,15 @@ void Ledger::RecordTrained(uint64_t group_id, uint64_t step) {
   queue_.Push(std::move(record));
 }
 
+void Ledger::RecordFiltered(uint64_t group_id, const std::string& filter) {
+  v1::RolloutRecord record;
+  v1::GroupUpdate* update = record.mutable_update();
+  update->set_purpose(v1::RANDOM_PURPOSE_ROLLOUT);
+  update->set_group_id(group_id);
+  update->mutable_outcome()->mutable_filtered()->set_filter(filter);
+  queue_.Push(std::move(record));
+}
+
 absl::Status Ledger::Flush() {
   uint64_t ticket = 0;
   {
@@ -109,8 +119,11 @@ std::string ContentHash(const v1::RunConfig& config) {
   content.mutable_model()->set_path(config.model().path());
   content.mutable_algorithm()->set_samples_per_prompt(config.algorithm().samples_per_prompt());
   content.mutable_algorithm()->set_min_valid_samples(config.algorithm().min_valid_samples());
+  if (config.algorithm().advantage_baseline() == v1::ADVANTAGE_BASELINE_GREEDY) {
+    content.mutable_algorithm()->set_advantage_baseline(v1::ADVANTAGE_BASELINE_GREEDY);
+  }
   // Whether the reference is asked at all, not how strongly it counts.
-  content.mutable_algorithm()->set_kl_coefficient(config.algorithm().kl_coefficient() > 0 ? 1 : 0);
+  content.mutable_algorithm()->set_kl_coefficient(config::NeedsReferenceService(config) ? 1 : 0);
   *content.mutable_reward()->mutable_verifiers() = config.reward().verifiers();
   content.mutable_reference()->set_model_path(config.reference().model_path());
   std::string bytes;

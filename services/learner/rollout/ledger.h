@@ -33,6 +33,8 @@ class Ledger {
   // with a warning: its training does not depend on it.
   void RecordGroup(v1::Group group);
   void RecordTrained(uint64_t group_id, uint64_t step);
+  // Of a group recorded earlier as finished.
+  void RecordFiltered(uint64_t group_id, const std::string& filter);
 
   // Blocks until everything recorded so far is durable; the first failure to write, now or earlier.
   absl::Status Flush() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -73,6 +73,10 @@ absl::StatusOr<std::string> CheckpointStore::Save(v1::LearnerCheckpoint record,
   ROLLCALL_RETURN_IF_ERROR(trainer.FillRecord(record));
   ROLLCALL_ASSIGN_OR_RETURN(*record.mutable_optimizer_sha256(),
                             HashOfFile(transaction->path() + kOptimizerFile));
+  for (const std::string& file : trainer.ExtraStateFiles()) {
+    ROLLCALL_ASSIGN_OR_RETURN((*record.mutable_file_sha256())[file],
+                              HashOfFile(absl::StrCat(transaction->path(), "/", file)));
+  }
   record.set_format(kFormat);
   if (record.time() == 0) record.set_time(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()));
   ROLLCALL_RETURN_IF_ERROR(
@@ -104,6 +108,14 @@ absl::StatusOr<v1::LearnerCheckpoint> CheckpointStore::ReadRecord(const std::str
   if (hash != record.optimizer_sha256()) {
     return absl::DataLossError(
         absl::StrCat(folder, kOptimizerFile, ": another SHA-256 than the record's"));
+  }
+  for (const auto& [file, expected] : record.file_sha256()) {
+    ROLLCALL_ASSIGN_OR_RETURN(const std::string actual,
+                              HashOfFile(absl::StrCat(folder, "/", file)));
+    if (actual != expected) {
+      return absl::DataLossError(
+          absl::StrCat(folder, "/", file, ": another SHA-256 than the record's"));
+    }
   }
   return record;
 }

@@ -17,6 +17,8 @@ namespace rollcall::learner {
 //   root/step-00000012/checkpoint.pb          LearnerCheckpoint, written last
 //                      model/                 the weights, a Hugging Face folder
 //                      optimizer.safetensors  moments, masters, number of updates
+//                      critic.safetensors, critic_optimizer.safetensors, reference.safetensors
+//                                             where the objective has them
 //
 // Used by the training thread only.
 class CheckpointStore {

@@ -2,17 +2,19 @@
 // a preset that loses its defining term no longer equals it.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "common/config/algorithm_presets.h"
-#include "common/config/yaml.h"
+#include "common/model/attention_context.h"
 #include "services/learner/trainer/tiny_runs.h"
 
 namespace rollcall::learner {
@@ -21,37 +23,18 @@ namespace {
 using testing::CopyParameters;
 using testing::ExpectSameBits;
 using testing::NewDecoder;
-using testing::NewTrainer;
+using testing::NewPresetTrainer;
+using testing::PresetRun;
 using testing::RolloutBatch;
 using testing::TinyModel;
 
 constexpr uint32_t kMaxTokens = 12;
 
-// A small run with the cells of `preset`, as a YAML file gives them, then `overrides`.
-v1::RunConfig PresetRun(v1::AlgorithmPreset preset,
-                        const std::vector<std::string>& overrides = {}) {
-  std::vector<std::string> sets = {"algorithm.preset=" + config::PresetName(preset),
-                                   "algorithm.samples_per_prompt=4"};
-  for (const config::PresetCell& cell : config::PresetCells(preset)) {
-    sets.push_back("algorithm." + std::string(cell.field) + "=" + std::string(cell.value));
-  }
-  sets.insert(sets.end(), overrides.begin(), overrides.end());
-  v1::RunConfig cells;
-  const std::vector<std::string_view> only = {"algorithm"};
-  const absl::Status parsed = config::ParseYaml("", "test", sets, &cells, {.required_in = only});
-  EXPECT_TRUE(parsed.ok()) << parsed;
-  v1::RunConfig config = testing::TinyRun(v1::STAGE_RL);
-  *config.mutable_algorithm() = cells.algorithm();
-  config.mutable_sampling()->set_max_tokens(kMaxTokens);
-  config.mutable_learner()->set_micro_batch_tokens(30);
-  return config;
-}
-
 // A sequence of the batch in float64: its tokens in the loss.
 struct Row {
   uint64_t group = 0;
-  double reward = 0;
-  std::vector<double> logprobs, old, reference;
+  double reward = 0, greedy = 0;
+  std::vector<double> logprobs, old, reference, values;
 
   size_t tokens() const { return logprobs.size(); }
   double ratio(size_t t) const { return std::exp(logprobs[t] - old[t]); }
@@ -60,23 +43,43 @@ struct Row {
     for (size_t t = 0; t < tokens(); ++t) sum += logprobs[t] - old[t];
     return sum;
   }
-  double rollout_kl() const {
+  double rollout_kl(size_t from = 0) const {
     double sum = 0;
-    for (size_t t = 0; t < tokens(); ++t) sum += old[t] - reference[t];
+    for (size_t t = from; t < tokens(); ++t) sum += old[t] - reference[t];
+    return sum;
+  }
+  double log_prob_over_reference() const {
+    double sum = 0;
+    for (size_t t = 0; t < tokens(); ++t) sum += logprobs[t] - reference[t];
     return sum;
   }
 };
 
+// What the critic says after each token.
+std::vector<float> ValuesOf(model::Decoder& critic, const std::vector<uint32_t>& tokens) {
+  const at::NoGradGuard no_grad;
+  const std::vector<int64_t> ids(tokens.begin(), tokens.end());
+  auto attention = model::PackedAttention::Create({0, static_cast<int64_t>(ids.size())}).value();
+  const at::Tensor values =
+      critic.Values(critic.Forward(at::tensor(ids), attention.Positions(), attention));
+  const float* data = values.const_data_ptr<float>();
+  return {data, data + values.numel()};
+}
+
 std::vector<Row> RowsOf(model::Decoder& decoder, const TrainBatch& batch) {
+  model::Decoder critic = testing::NewCritic(7);
   std::vector<Row> rows;
   for (const TrainSequence& sequence : batch.sequences) {
     const std::vector<float> logprobs = testing::LogprobsOf(decoder, sequence.token_ids);
-    Row row{.group = sequence.group_id, .reward = *sequence.reward};
+    const std::vector<float> values = ValuesOf(critic, sequence.token_ids);
+    Row row{
+        .group = sequence.group_id, .reward = *sequence.reward, .greedy = *sequence.greedy_reward};
     for (size_t i = 0; i < logprobs.size(); ++i) {
       if (sequence.loss_mask[i] == 0) continue;
       row.logprobs.push_back(logprobs[i]);
       row.old.push_back(sequence.behavior_logprobs[i]);
       row.reference.push_back(sequence.reference_logprobs[i]);
+      row.values.push_back(values[i - 1]);
     }
     rows.push_back(std::move(row));
   }
@@ -134,6 +137,22 @@ RowValue WhitenedOverTokens(const std::vector<Row>& rows, const RowValue& value)
   return [=](const Row& row) { return (value(row) - mean) * scale; };
 }
 
+// The clipped surrogate of whitened advantages, one per token, as a mean over tokens.
+double WhitenedSurrogate(const std::vector<Row>& rows, const std::vector<double>& advantages) {
+  double mean = 0, squares = 0, total = 0;
+  const auto n = static_cast<double>(advantages.size());
+  for (const double value : advantages) mean += value / n;
+  for (const double value : advantages) squares += std::pow(value - mean, 2);
+  size_t place = 0;
+  for (const Row& row : rows) {
+    for (size_t t = 0; t < row.tokens(); ++t) {
+      const double advantage = (advantages[place++] - mean) / std::sqrt(squares / (n - 1) + 1e-8);
+      total += Clipped(advantage, row.ratio(t), 0.2, 0.2) / n;
+    }
+  }
+  return total;
+}
+
 // REINFORCE++: reward at the last token, KL at each, summed from each token on, whitened.
 double ReinforcePlusPlus(const std::vector<Row>& rows) {
   std::vector<double> returns;
@@ -146,16 +165,48 @@ double ReinforcePlusPlus(const std::vector<Row>& rows) {
       returns.push_back(sum);
     }
   }
-  double mean = 0, squares = 0, total = 0;
-  const auto n = static_cast<double>(returns.size());
-  for (const double value : returns) mean += value / n;
-  for (const double value : returns) squares += std::pow(value - mean, 2);
-  size_t place = 0;
+  return WhitenedSurrogate(rows, returns);
+}
+
+// GAE of the rewards with KL, lambda 0.95: advantages and what the critic is trained towards.
+struct Gae {
+  std::vector<double> advantages, returns, values;
+};
+
+Gae PpoEstimate(const std::vector<Row>& rows) {
+  Gae gae;
   for (const Row& row : rows) {
     for (size_t t = 0; t < row.tokens(); ++t) {
-      const double advantage = (returns[place++] - mean) / std::sqrt(squares / (n - 1) + 1e-8);
-      total += Clipped(advantage, row.ratio(t), 0.2, 0.2) / n;
+      double advantage = 0, discount = 1;
+      for (size_t later = t; later < row.tokens(); ++later) {
+        const bool last = later + 1 == row.tokens();
+        const double reward =
+            (last ? row.reward : 0) - 0.05 * (row.old[later] - row.reference[later]);
+        const double next = last ? 0 : row.values[later + 1];
+        advantage += discount * (reward + next - row.values[later]);
+        discount *= 0.95;
+      }
+      gae.advantages.push_back(advantage);
+      gae.returns.push_back(advantage + row.values[t]);
+      gae.values.push_back(row.values[t]);
     }
+  }
+  return gae;
+}
+
+// Online DPO: best against worst of each group.
+double OnlineDpo(const std::vector<Row>& rows) {
+  std::map<uint64_t, std::pair<const Row*, const Row*>> pairs;
+  for (const Row& row : rows) {
+    auto& [best, worst] = pairs.try_emplace(row.group, &row, &row).first->second;
+    if (row.reward > best->reward) best = &row;
+    if (row.reward < worst->reward) worst = &row;
+  }
+  double total = 0;
+  for (const auto& [group, pair] : pairs) {
+    const double margin =
+        pair.first->log_prob_over_reference() - pair.second->log_prob_over_reference();
+    total += std::log1p(std::exp(-0.1 * margin)) / static_cast<double>(pairs.size());
   }
   return total;
 }
@@ -221,17 +272,21 @@ double PaperLoss(v1::AlgorithmPreset preset, const std::vector<Row>& rows) {
                                              }) / GroupSum(rows, row, length);
                        },
                        0.2));
+    case v1::ALGORITHM_PRESET_PPO:
+      return WhitenedSurrogate(rows, PpoEstimate(rows).advantages);
+    case v1::ALGORITHM_PRESET_REMAX:
+      return Total(
+          rows, [&](const Row&) { return 1 / n; },
+          [](const Row& row, size_t t) {
+            const double advantage = row.reward - row.greedy - 0.05 * row.rollout_kl(t);
+            return -advantage * row.logprobs[t];
+          });
+    case v1::ALGORITHM_PRESET_ONLINE_DPO:
+      return OnlineDpo(rows);
     default:
       return std::nan("");
   }
 }
-
-constexpr v1::AlgorithmPreset kPresets[] = {
-    v1::ALGORITHM_PRESET_GRPO,         v1::ALGORITHM_PRESET_DR_GRPO,
-    v1::ALGORITHM_PRESET_DAPO,         v1::ALGORITHM_PRESET_GSPO,
-    v1::ALGORITHM_PRESET_CISPO,        v1::ALGORITHM_PRESET_RLOO,
-    v1::ALGORITHM_PRESET_REINFORCE_PP, v1::ALGORITHM_PRESET_REINFORCE_PP_BASELINE,
-    v1::ALGORITHM_PRESET_OPO};
 
 class Presets : public ::testing::TestWithParam<v1::AlgorithmPreset> {};
 
@@ -239,8 +294,9 @@ TEST_P(Presets, LossIsThatOfThePaper) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);
   const TrainBatch batch = RolloutBatch(decoder, 3, 3, /*drift=*/0.3);
   const double expected = PaperLoss(GetParam(), RowsOf(decoder, batch));
-  const auto report =
-      NewTrainer(PresetRun(GetParam()), NewDecoder(TinyModel(), 1))->TrainStep(batch);
+  const auto report = NewPresetTrainer(PresetRun(GetParam(), {"algorithm.epochs_per_batch=1"}),
+                                       NewDecoder(TinyModel(), 1))
+                          ->TrainStep(batch);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_NEAR(report->metrics.at("train/loss"), expected, 1e-5 * std::max(1.0, std::abs(expected)));
 }
@@ -251,7 +307,7 @@ TEST_P(Presets, TrainsOnPolicyWithoutAGapAndReproducibly) {
     model::Decoder decoder = NewDecoder(TinyModel(), 1);
     TrainBatch batch = RolloutBatch(decoder, 5, 3, 0);
     if (run == 1) std::reverse(batch.sequences.begin(), batch.sequences.end());
-    const auto trainer = NewTrainer(PresetRun(GetParam()), std::move(decoder));
+    const auto trainer = NewPresetTrainer(PresetRun(GetParam()), std::move(decoder));
     const auto report = trainer->TrainStep(batch);
     ASSERT_TRUE(report.ok()) << report.status();
     EXPECT_EQ(report->gap, 0.0);
@@ -262,12 +318,29 @@ TEST_P(Presets, TrainsOnPolicyWithoutAGapAndReproducibly) {
   ExpectSameBits(results[0], results[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Presets, ::testing::ValuesIn(kPresets),
+INSTANTIATE_TEST_SUITE_P(All, Presets, ::testing::ValuesIn(testing::AllPresets()),
                          [](const auto& instance) { return config::PresetName(instance.param); });
+
+TEST(Ppo, TheCriticIsTrainedTowardsTheReturns) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
+  const Gae gae = PpoEstimate(RowsOf(decoder, batch));
+  double expected = 0;
+  for (size_t i = 0; i < gae.values.size(); ++i) {
+    expected += 0.5 * std::pow(gae.values[i] - gae.returns[i], 2);
+  }
+  expected /= static_cast<double>(gae.values.size());
+  const auto report =
+      NewPresetTrainer(PresetRun(v1::ALGORITHM_PRESET_PPO, {"algorithm.epochs_per_batch=1"}),
+                       NewDecoder(TinyModel(), 1))
+          ->TrainStep(batch);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_NEAR(report->metrics.at("train/value_loss"), expected, 1e-5 * expected);
+}
 
 double LossWith(const std::vector<std::string>& overrides, const TrainBatch& batch) {
   const auto report =
-      NewTrainer(PresetRun(v1::ALGORITHM_PRESET_GRPO, overrides), NewDecoder(TinyModel(), 1))
+      NewPresetTrainer(PresetRun(v1::ALGORITHM_PRESET_GRPO, overrides), NewDecoder(TinyModel(), 1))
           ->TrainStep(batch);
   EXPECT_TRUE(report.ok()) << report.status();
   return report.ok() ? report->metrics.at("train/loss") : std::nan("");
@@ -293,9 +366,10 @@ TEST(PresetCells, CorrectedRatiosStartAtOne) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);
   const TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
   const auto report =
-      NewTrainer(PresetRun(v1::ALGORITHM_PRESET_GRPO, {"algorithm.behavior_correction=token_mask",
-                                                       "algorithm.behavior_max=3"}),
-                 NewDecoder(TinyModel(), 1))
+      NewPresetTrainer(
+          PresetRun(v1::ALGORITHM_PRESET_GRPO,
+                    {"algorithm.behavior_correction=token_mask", "algorithm.behavior_max=3"}),
+          NewDecoder(TinyModel(), 1))
           ->TrainStep(batch);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->metrics.at("train/ratio_min"), 1.0);
@@ -308,7 +382,7 @@ TEST(PresetCells, AnAdaptiveCoefficientMovesAndIsResumed) {
   const v1::RunConfig config = PresetRun(
       v1::ALGORITHM_PRESET_RLOO,
       {"algorithm.kl_target=1e-6", "algorithm.kl_horizon=10", "algorithm.kl_estimator=k2"});
-  const auto trainer = NewTrainer(config, NewDecoder(TinyModel(), 1));
+  const auto trainer = NewPresetTrainer(config, NewDecoder(TinyModel(), 1));
   ASSERT_TRUE(trainer->TrainStep(batch).ok());
   v1::LearnerCheckpoint record;
   ASSERT_TRUE(trainer->FillRecord(record).ok());

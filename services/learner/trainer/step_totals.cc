@@ -57,6 +57,21 @@ void StepTotals::AddPolicy(const TokenLoss& loss, std::span<const float> weights
   }
 }
 
+void StepTotals::AddPairs(const PackedBatch& packed, const at::Tensor& margins,
+                          const at::Tensor& losses, const at::Tensor& entropy, double weight) {
+  ++micro_batches_;
+  tokens_ += packed.token_ids.size();
+  loss_tokens_ += packed.rows.size();
+  const HostValues margin(margins), loss(losses), entropies(entropy);
+  for (size_t i = 0; i < packed.rows.size(); ++i) entropy_ += entropies[i];
+  for (size_t i = 0; i < packed.sequences.size() / 2; ++i) {
+    loss_ += weight * loss[i];
+    margin_ += margin[i];
+    ordered_pairs_ += margin[i] > 0 ? 1 : 0;
+    ++pairs_;
+  }
+}
+
 void StepTotals::MeasureGap(const TrainBatch& batch, const PackedBatch& packed,
                             const at::Tensor& logprobs) {
   const HostValues learner(logprobs);
@@ -94,6 +109,10 @@ void StepTotals::Report(std::map<std::string, double>& metrics) const {
     metrics["train/ratio_max"] = max_ratio_;
     metrics["train/clip_fraction_low"] = Mean(static_cast<double>(clipped_low_), loss_tokens_);
     metrics["train/clip_fraction_high"] = Mean(static_cast<double>(clipped_high_), loss_tokens_);
+  }
+  if (pairs_ > 0) {
+    metrics["train/pair_margin"] = Mean(margin_, pairs_);
+    metrics["train/pair_accuracy"] = Mean(static_cast<double>(ordered_pairs_), pairs_);
   }
   if (has_kl_) metrics["train/kl"] = Mean(kl_, loss_tokens_);
   if (gap_.has_value()) metrics["train/logprob_gap"] = gap_->nats;

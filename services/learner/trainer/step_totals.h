@@ -32,6 +32,10 @@ class StepTotals {
   // logprobs, entropy: [loss tokens], float32, on any device; weights: as TokenWeights gave them.
   void AddMicroBatch(const PackedBatch& packed, const TokenLoss& loss, const at::Tensor& entropy,
                      std::span<const float> weights);
+  // The same for pairs: margins, losses: [pairs], what the loss is taken of and the loss; each pair
+  // counts with `weight`.
+  void AddPairs(const PackedBatch& packed, const at::Tensor& margins, const at::Tensor& losses,
+                const at::Tensor& entropy, double weight);
   // Compares the micro-batch's log-probs with those of the rollout, over sequences that are
   // on-policy.
   void MeasureGap(const TrainBatch& batch, const PackedBatch& packed, const at::Tensor& logprobs);
@@ -48,6 +52,8 @@ class StepTotals {
   // Unset when no on-policy token was compared.
   const std::optional<LogprobGap>& gap() const { return gap_; }
 
+  // Of pairs also train/pair_margin (nats, mean) and train/pair_accuracy (share above 0).
+  //
   // train/loss, train/policy_loss (per update); train/kl, train/entropy, train/clip_fraction_low,
   // …_high, train/ratio_mean, …_min, …_max (over loss tokens); train/grad_norm (mean of the updates
   // taken, before clipping); train/updates, train/skipped_updates, train/micro_batches,
@@ -62,6 +68,8 @@ class StepTotals {
   double min_ratio_ = std::numeric_limits<double>::infinity();
   double max_ratio_ = -std::numeric_limits<double>::infinity();
   uint64_t clipped_low_ = 0, clipped_high_ = 0;
+  uint64_t pairs_ = 0, ordered_pairs_ = 0;
+  double margin_ = 0;
   uint64_t tokens_ = 0, loss_tokens_ = 0, micro_batches_ = 0;
   uint64_t updates_ = 0, skipped_updates_ = 0;
   double grad_norm_ = 0;

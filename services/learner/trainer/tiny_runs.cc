@@ -6,10 +6,54 @@
 #include <algorithm>
 
 #include "common/base/philox.h"
+#include "common/config/algorithm_presets.h"
+#include "common/config/yaml.h"
 #include "common/model/attention_context.h"
 #include "common/model/scoring.h"
 
 namespace rollcall::learner::testing {
+
+std::unique_ptr<Trainer> NewPresetTrainer(const v1::RunConfig& config, model::Decoder decoder) {
+  static SingleProcess group;
+  const v1::AlgorithmSection& algorithm = config.algorithm();
+  TrainerCompanions companions;
+  if (algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_CRITIC) {
+    companions.critic = NewCritic(7);
+  }
+  if (algorithm.reference_refresh_steps() > 0) companions.reference = NewDecoder(TinyModel(), 1);
+  auto trainer =
+      Trainer::Create(config, std::move(decoder), &group, Clock::Real(), std::move(companions));
+  EXPECT_TRUE(trainer.ok()) << trainer.status();
+  return *std::move(trainer);
+}
+
+v1::RunConfig PresetRun(v1::AlgorithmPreset preset, const std::vector<std::string>& overrides) {
+  std::vector<std::string> sets = {"algorithm.preset=" + config::PresetName(preset),
+                                   "algorithm.samples_per_prompt=4"};
+  for (const config::PresetCell& cell : config::PresetCells(preset)) {
+    sets.push_back("algorithm." + std::string(cell.field) + "=" + std::string(cell.value));
+  }
+  sets.insert(sets.end(), overrides.begin(), overrides.end());
+  v1::RunConfig cells;
+  const std::vector<std::string_view> only = {"algorithm"};
+  const absl::Status parsed = config::ParseYaml("", "test", sets, &cells, {.required_in = only});
+  EXPECT_TRUE(parsed.ok()) << parsed;
+  v1::RunConfig config = TinyRun(v1::STAGE_RL);
+  *config.mutable_algorithm() = cells.algorithm();
+  *config.mutable_learner()->mutable_critic() = cells.learner().critic();
+  *config.mutable_learner()->mutable_critic()->mutable_optimizer() = config.learner().optimizer();
+  config.mutable_sampling()->set_max_tokens(12);
+  config.mutable_learner()->set_micro_batch_tokens(30);
+  return config;
+}
+
+std::vector<v1::AlgorithmPreset> AllPresets() {
+  std::vector<v1::AlgorithmPreset> presets;
+  for (int id = 1; id < v1::AlgorithmPreset_ARRAYSIZE; ++id) {
+    presets.push_back(static_cast<v1::AlgorithmPreset>(id));
+  }
+  return presets;
+}
 
 std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_t>& tokens,
                               float temperature) {
@@ -36,9 +80,11 @@ TrainBatch RolloutBatch(model::Decoder& decoder, uint64_t seed, size_t groups, d
     }
     return result;
   };
+  PhiloxStream greedy(seed, 8);
   TrainBatch batch;
   for (uint64_t group = 0; group < groups; ++group) {
     batch.group_ids.push_back(group + 10);
+    const double greedy_reward = greedy.Uniform();
     for (uint32_t sample = 0; sample < 4; ++sample) {
       TrainSequence sequence;
       sequence.group_id = group + 10;
@@ -52,6 +98,8 @@ TrainBatch RolloutBatch(model::Decoder& decoder, uint64_t seed, size_t groups, d
       sequence.behavior_logprobs = drift == 0 ? own : noisy(own, drift);
       sequence.reference_logprobs = noisy(own, 0.1);
       sequence.reward = random.Uniform();
+      sequence.greedy_reward = greedy_reward;
+      sequence.greedy_tokens = 3;
       sequence.on_policy = drift == 0;
       batch.sequences.push_back(std::move(sequence));
     }

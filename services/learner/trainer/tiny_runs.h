@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -84,6 +85,24 @@ inline std::unique_ptr<Trainer> NewTrainer(const v1::RunConfig& config, model::D
   return *std::move(trainer);
 }
 
+// A value model of the same size, random.
+inline model::Decoder NewCritic(uint64_t seed) {
+  model::ModelConfig config = TinyModel();
+  config.head = model::Head::kTokenScore;
+  return NewDecoder(config, seed);
+}
+
+// NewTrainer with the companions that the objective asks for: NewCritic(7), and as the reference a
+// decoder like NewDecoder(TinyModel(), 1).
+std::unique_ptr<Trainer> NewPresetTrainer(const v1::RunConfig& config, model::Decoder decoder);
+
+// A small run with the cells of `preset`, as a YAML file gives them, then `overrides`
+// ("algorithm.clip_low=0.1"): 12 tokens at most, micro-batches of 30.
+v1::RunConfig PresetRun(v1::AlgorithmPreset preset, const std::vector<std::string>& overrides = {});
+
+// Every preset of the schema.
+std::vector<v1::AlgorithmPreset> AllPresets();
+
 // Copying: a 1 teaches "repeat the four tokens before it". Prompt of four tokens in [2, 16), 1, the
 // four tokens, 0.
 inline TrainBatch CopyTask(uint64_t seed, size_t sequences) {
@@ -109,7 +128,7 @@ std::vector<float> LogprobsOf(model::Decoder& decoder, const std::vector<uint32_
 
 // `groups` groups of four random sequences of various lengths with random rewards. Rollout
 // log-probs are the decoder's own plus `drift` times noise (0: on-policy); reference log-probs
-// likewise with a drift of 0.1.
+// likewise with a drift of 0.1. Each group has a random greedy reward.
 TrainBatch RolloutBatch(model::Decoder& decoder, uint64_t seed, size_t groups, double drift);
 
 // All parameters, one after the other.

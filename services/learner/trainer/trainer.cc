@@ -2,7 +2,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +15,6 @@
 #include "common/tensor/torch_call.h"
 #include "services/learner/batching/mini_batch.h"
 #include "services/learner/batching/packing.h"
-#include "services/learner/trainer/gradient_norm.h"
 #include "services/learner/trainer/lr_schedule.h"
 #include "services/learner/trainer/reward_permutation.h"
 #include "services/learner/trainer/written_number.h"
@@ -54,7 +52,8 @@ double MaskTruncated(TrainBatch& batch) {
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& config,
                                                          model::Decoder decoder,
-                                                         ProcessGroup* group, Clock* clock) {
+                                                         ProcessGroup* group, Clock* clock,
+                                                         TrainerCompanions companions) {
   Objective objective;
   if (config.stage() != v1::STAGE_SFT) {
     ROLLCALL_ASSIGN_OR_RETURN(objective,
@@ -63,15 +62,23 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
       return absl::InvalidArgumentError(
           "sampling.temperature: greedy samples carry no probability ratio; rl needs more than 0");
     }
+    if (objective.needs_critic() && !companions.critic.has_value()) {
+      return absl::InvalidArgumentError("algorithm.advantage_baseline: critic needs a critic");
+    }
+    if (objective.needs_reference() && config.algorithm().reference_refresh_steps() > 0 &&
+        !companions.reference.has_value()) {
+      return absl::InvalidArgumentError(
+          "algorithm.reference_refresh_steps: needs the reference in the learner");
+    }
   }
   return tensor::TorchCall([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
-    return std::unique_ptr<Trainer>(
-        new Trainer(config, std::move(objective), std::move(decoder), group, clock));
+    return std::unique_ptr<Trainer>(new Trainer(config, std::move(objective), std::move(decoder),
+                                                group, clock, std::move(companions)));
   });
 }
 
 Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
-                 ProcessGroup* group, Clock* clock)
+                 ProcessGroup* group, Clock* clock, TrainerCompanions companions)
     : config_(config),
       supervised_(config.stage() == v1::STAGE_SFT),
       objective_(std::move(objective)),
@@ -84,16 +91,23 @@ Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decode
       optimizer_(decoder_.parameters(), config.learner().optimizer()),
       kl_coefficient_(objective_.kl_coefficient) {
   decoder_.SetRequiresGrad(true);
+  if (supervised_) return;
+  if (objective_.needs_critic()) {
+    critic_ = std::make_unique<Critic>(*std::move(companions.critic), config.learner().critic());
+  }
+  if (objective_.needs_reference() && config.algorithm().reference_refresh_steps() > 0) {
+    reference_ = std::move(companions.reference);
+  }
 }
 
 absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
   OrderBatch(batch);
-  ROLLCALL_RETURN_IF_ERROR(
-      CheckBatch(batch, {.vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size),
-                         .rollouts = !supervised_,
-                         .reference_logprobs = objective_.needs_reference()}));
+  ROLLCALL_RETURN_IF_ERROR(CheckBatch(
+      batch, {.vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size),
+              .rollouts = !supervised_,
+              .reference_logprobs = objective_.needs_reference() && !reference_.has_value()}));
   totals_ = StepTotals();
-  forward_time_ = backward_time_ = optimizer_time_ = absl::ZeroDuration();
+  forward_time_ = backward_time_ = optimizer_time_ = critic_time_ = absl::ZeroDuration();
   StepReport report;
   report.step = step_ + 1;
   report.metrics = batch.metrics;
@@ -101,11 +115,13 @@ absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
       tensor::TorchCall([&]() -> absl::Status { return TrainOrdered(batch, report); });
   if (!trained.ok()) {
     decoder_.ZeroGrad();
+    if (critic_ != nullptr) critic_->ZeroGrad();
     return Annotate(trained, absl::StrCat("training step ", report.step));
   }
   ++step_;
   trained_tokens_ += totals_.tokens();
   totals_.Report(report.metrics);
+  if (critic_ != nullptr) critic_->Report(report.metrics);
   ReportTimes(report);
   report.skipped_updates = totals_.skipped_updates();
   if (totals_.gap().has_value()) report.gap = totals_.gap()->nats;
@@ -116,29 +132,51 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
   const double lr =
       LearningRateAt(config_.learner().optimizer(), report.step, config_.learner().steps());
   report.metrics["train/lr"] = lr;
-  uint32_t epochs = 1, mini_batches = 1;
-  BatchAdvantages advantages;
   proximal_.clear();
-  if (!supervised_) {
-    epochs = std::max(1u, config_.algorithm().epochs_per_batch());
-    mini_batches = config_.algorithm().mini_batches();
-    if (config_.algorithm().shuffle_rewards()) {
-      PermuteRewards(batch, config_.seed(), report.step);
-    }
-    ROLLCALL_ASSIGN_OR_RETURN(
-        advantages, ComputeBatchAdvantages(objective_, batch, kl_coefficient_, report.metrics));
-    if (objective_.mask_truncated) report.metrics["train/masked_sequences"] = MaskTruncated(batch);
-    if (objective_.corrects_behavior()) {
-      ROLLCALL_ASSIGN_OR_RETURN(proximal_, CurrentLogprobs(batch));
-    }
+  old_values_.clear();
+  if (supervised_) return TrainSupervised(batch, lr);
+  if (config_.algorithm().shuffle_rewards()) PermuteRewards(batch, config_.seed(), report.step);
+  if (reference_.has_value()) ROLLCALL_RETURN_IF_ERROR(ScoreReference(batch));
+  ROLLCALL_RETURN_IF_ERROR(objective_.pairs.has_value() ? TrainPairs(batch, report, lr)
+                                                        : TrainPolicy(batch, report, lr));
+  RefreshReference(report.step);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::TrainSupervised(const TrainBatch& batch, double lr) {
+  const BatchAdvantages none;
+  return RunMiniBatch(batch, SplitIntoMiniBatches(batch, 1)[0], none, /*first_pass=*/false, lr);
+}
+
+absl::Status Trainer::TrainPolicy(TrainBatch& batch, StepReport& report, double lr) {
+  const uint32_t epochs = std::max(1u, config_.algorithm().epochs_per_batch());
+  if (critic_ != nullptr) {
+    ROLLCALL_ASSIGN_OR_RETURN(old_values_,
+                              critic_->Values(batch, config_.learner().micro_batch_tokens()));
   }
-  const auto parts = SplitIntoMiniBatches(batch, mini_batches);
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const BatchAdvantages advantages,
+      ComputeBatchAdvantages(objective_, batch, critic_ != nullptr ? &old_values_ : nullptr,
+                             kl_coefficient_, report.metrics));
+  if (objective_.mask_truncated) report.metrics["train/masked_sequences"] = MaskTruncated(batch);
+  // While a critic warms up the policy stays as it is.
+  const bool trains_policy =
+      critic_ == nullptr || report.step > config_.learner().critic().warmup_steps();
+  if (trains_policy && objective_.corrects_behavior()) {
+    ROLLCALL_ASSIGN_OR_RETURN(proximal_, LogprobsUnder(decoder_, batch));
+  }
+  const auto parts = SplitIntoMiniBatches(batch, config_.algorithm().mini_batches());
   // Log-probs can be compared with the rollout's until the first update.
-  bool first_pass = !supervised_;
+  bool first_pass = true;
   for (uint32_t epoch = 0; epoch < epochs; ++epoch) {
     for (const std::vector<size_t>& indices : parts) {
-      ROLLCALL_RETURN_IF_ERROR(RunMiniBatch(batch, indices, advantages, first_pass, lr));
-      first_pass = first_pass && indices.empty();
+      if (trains_policy) {
+        ROLLCALL_RETURN_IF_ERROR(RunMiniBatch(batch, indices, advantages, first_pass, lr));
+        first_pass = first_pass && indices.empty();
+      }
+      if (critic_ != nullptr) {
+        ROLLCALL_RETURN_IF_ERROR(RunCritic(batch, indices, advantages, report.step));
+      }
     }
   }
   if (objective_.kl_target > 0) {
@@ -149,12 +187,11 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::vector<float>>> Trainer::CurrentLogprobs(const TrainBatch& batch) {
+absl::StatusOr<std::vector<std::vector<float>>> Trainer::LogprobsUnder(model::Decoder& decoder,
+                                                                       const TrainBatch& batch) {
   const at::NoGradGuard no_grad;
-  std::vector<size_t> places, lengths;
-  for (const std::vector<size_t>& part : SplitIntoMiniBatches(batch, 1)) {
-    places.insert(places.end(), part.begin(), part.end());
-  }
+  const std::vector<size_t> places = SplitIntoMiniBatches(batch, 1)[0];
+  std::vector<size_t> lengths;
   for (const size_t place : places) lengths.push_back(batch.sequences[place].token_ids.size());
   std::vector<std::vector<float>> logprobs(batch.sequences.size());
   for (std::vector<size_t>& micro_batch :
@@ -162,13 +199,58 @@ absl::StatusOr<std::vector<std::vector<float>>> Trainer::CurrentLogprobs(const T
     for (size_t& place : micro_batch) place = places[place];
     const PackedBatch packed = Pack(batch, micro_batch);
     ROLLCALL_ASSIGN_OR_RETURN(const model::TokenScores scores,
-                              Score(packed, model::EntropyMode::kNone));
+                              Score(decoder, packed, model::EntropyMode::kNone));
     const at::Tensor host = scores.logprob.to(at::kCPU).contiguous();
     for (size_t i = 0; i < packed.sequence_of.size(); ++i) {
       logprobs[packed.sequences[packed.sequence_of[i]]].push_back(host.const_data_ptr<float>()[i]);
     }
   }
   return logprobs;
+}
+
+absl::Status Trainer::ScoreReference(TrainBatch& batch) {
+  ROLLCALL_ASSIGN_OR_RETURN(const auto logprobs, LogprobsUnder(*reference_, batch));
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    TrainSequence& sequence = batch.sequences[i];
+    sequence.reference_logprobs.assign(sequence.token_ids.size(), 0.0f);
+    size_t next = 0;
+    // A sequence that is left out of the loss was not scored.
+    for (size_t t = 0; t < sequence.loss_mask.size() && next < logprobs[i].size(); ++t) {
+      if (sequence.loss_mask[t] != 0) sequence.reference_logprobs[t] = logprobs[i][next++];
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Trainer::RefreshReference(uint64_t step) {
+  if (!reference_.has_value() || step % config_.algorithm().reference_refresh_steps() != 0) return;
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < decoder_.parameters().size(); ++i) {
+    reference_->parameters()[i].tensor.copy_(decoder_.parameters()[i].tensor);
+  }
+  reference_->InvalidatePacked();
+}
+
+absl::Status Trainer::RunCritic(const TrainBatch& batch, const std::vector<size_t>& indices,
+                                const BatchAdvantages& advantages, uint64_t step) {
+  ROLLCALL_ASSIGN_OR_RETURN(const LossDenominators denominators,
+                            GlobalDenominators(batch, indices));
+  if (denominators.tokens == 0) return absl::OkStatus();
+  const absl::Time start = clock_->Now();
+  std::vector<size_t> lengths;
+  for (const size_t index : indices) lengths.push_back(batch.sequences[index].token_ids.size());
+  for (std::vector<size_t>& micro_batch :
+       PackByTokens(lengths, config_.learner().micro_batch_tokens())) {
+    for (size_t& place : micro_batch) place = indices[place];
+    const PackedBatch packed = Pack(batch, micro_batch);
+    ROLLCALL_RETURN_IF_ERROR(critic_->Accumulate(
+        packed, old_values_, advantages.returns,
+        TokenWeights(objective_.aggregation, packed.token_counts, denominators)));
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const ModelUpdate update,
+                            critic_->Update(*group_, step, config_.learner().steps()));
+  critic_time_ += clock_->Now() - start;
+  return NoteUpdate("critic", update);
 }
 
 absl::StatusOr<LossDenominators> Trainer::GlobalDenominators(const TrainBatch& batch,
@@ -217,8 +299,9 @@ absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& 
   const absl::Time start = clock_->Now();
   ROLLCALL_ASSIGN_OR_RETURN(
       const model::TokenScores scores,
-      Score(packed, objective_.entropy_coefficient > 0 ? model::EntropyMode::kDifferentiable
-                                                       : model::EntropyMode::kDetached));
+      Score(decoder_, packed,
+            objective_.entropy_coefficient > 0 ? model::EntropyMode::kDifferentiable
+                                               : model::EntropyMode::kDetached));
   const at::Device device = decoder_.device();
   const TokenLoss loss = LossOf(packed, advantages, scores);
   const std::vector<float> weights =
@@ -234,14 +317,15 @@ absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& 
   return absl::OkStatus();
 }
 
-absl::StatusOr<model::TokenScores> Trainer::Score(const PackedBatch& packed,
+absl::StatusOr<model::TokenScores> Trainer::Score(model::Decoder& decoder,
+                                                  const PackedBatch& packed,
                                                   model::EntropyMode entropy) {
   ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
                             model::PackedAttention::Create(packed.cu_seqlens));
-  const at::Device device = decoder_.device();
-  const at::Tensor hidden = decoder_.Forward(ToTensor(packed.token_ids, device),
-                                             ToTensor(packed.positions, device), attention);
-  return model::ScoreTokens(decoder_, hidden.index_select(0, ToTensor(packed.rows, device)),
+  const at::Device device = decoder.device();
+  const at::Tensor hidden = decoder.Forward(ToTensor(packed.token_ids, device),
+                                            ToTensor(packed.positions, device), attention);
+  return model::ScoreTokens(decoder, hidden.index_select(0, ToTensor(packed.rows, device)),
                             ToTensor(packed.targets, device), temperature_, entropy);
 }
 
@@ -290,63 +374,50 @@ absl::Status Trainer::JudgeGap() const {
                    "not on-policy; learner.on_gap: warn goes on"));
 }
 
-std::vector<at::Tensor> Trainer::Gradients() const {
-  std::vector<at::Tensor> gradients;
-  for (const auto& parameter : decoder_.parameters()) {
-    at::Tensor gradient = parameter.tensor.grad();
-    gradients.push_back(gradient.defined() ? gradient
-                                           : at::zeros_like(parameter.tensor.detach(), at::kFloat));
-  }
-  return gradients;
+absl::Status Trainer::Update(double loss, double lr) {
+  const absl::Time start = clock_->Now();
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const ModelUpdate update,
+      UpdateModel(decoder_, optimizer_, *group_, loss, lr,
+                  WrittenNumber(config_.learner().optimizer().max_grad_norm())));
+  optimizer_time_ += clock_->Now() - start;
+  if (update.taken) totals_.AddUpdate(update.grad_norm);
+  return NoteUpdate("policy", update);
 }
 
-absl::Status Trainer::Update(double loss, double lr) {
-  const at::NoGradGuard no_grad;
-  const absl::Time start = clock_->Now();
-  std::vector<at::Tensor> gradients = Gradients();
-  for (at::Tensor& gradient : gradients) {
-    ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(gradient));
-  }
-  at::Tensor summed_loss = at::tensor(std::vector<double>{loss});
-  ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(summed_loss));
-  const double global_loss = summed_loss.item<double>();
-  const double norm = GlobalNorm(gradients);
-  const bool finite = std::isfinite(global_loss) && std::isfinite(norm);
-  if (finite) {
-    ClipToNorm(gradients, norm, WrittenNumber(config_.learner().optimizer().max_grad_norm()));
-    optimizer_.Update(gradients, lr);
-    decoder_.InvalidatePacked();
-    totals_.AddUpdate(norm);
+absl::Status Trainer::NoteUpdate(const char* model, const ModelUpdate& update) {
+  if (update.taken) {
     consecutive_skipped_ = 0;
-  } else {
-    totals_.AddSkippedUpdate();
-    ++skipped_;
-    ++consecutive_skipped_;
-    LogWarning("an update is skipped: its loss or gradient is not finite",
-               {{"step", step_ + 1},
-                {"loss", global_loss},
-                {"grad_norm", norm},
-                {"in_a_row", consecutive_skipped_}});
+    return absl::OkStatus();
   }
-  decoder_.ZeroGrad();
-  optimizer_time_ += clock_->Now() - start;
+  totals_.AddSkippedUpdate();
+  ++skipped_;
+  ++consecutive_skipped_;
+  LogWarning("an update is skipped: its loss or gradient is not finite",
+             {{"model", model},
+              {"step", step_ + 1},
+              {"loss", update.loss},
+              {"grad_norm", update.grad_norm},
+              {"in_a_row", consecutive_skipped_}});
   const uint32_t bound = config_.learner().max_consecutive_skipped_steps();
-  if (!finite && bound > 0 && consecutive_skipped_ >= bound) {
-    return absl::AbortedError(
-        absl::StrCat(consecutive_skipped_,
-                     " updates in a row were skipped for a loss or gradient that is not "
-                     "finite (the last: loss ",
-                     global_loss, ", gradient norm ", norm,
-                     "); learner.max_consecutive_skipped_steps is ", bound));
-  }
-  return absl::OkStatus();
+  if (bound == 0 || consecutive_skipped_ < bound) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat(consecutive_skipped_,
+                   " updates in a row were skipped for a loss or gradient that is not "
+                   "finite (the last: ",
+                   model, ", loss ", update.loss, ", gradient norm ", update.grad_norm,
+                   "); learner.max_consecutive_skipped_steps is ", bound));
 }
 
 void Trainer::ReportTimes(StepReport& report) const {
   report.metrics["time/forward_seconds"] = absl::ToDoubleSeconds(forward_time_);
   report.metrics["time/backward_seconds"] = absl::ToDoubleSeconds(backward_time_);
   report.metrics["time/optimizer_seconds"] = absl::ToDoubleSeconds(optimizer_time_);
-  const double seconds = absl::ToDoubleSeconds(forward_time_ + backward_time_ + optimizer_time_);
+  if (critic_ != nullptr) {
+    report.metrics["time/critic_seconds"] = absl::ToDoubleSeconds(critic_time_);
+  }
+  const double seconds =
+      absl::ToDoubleSeconds(forward_time_ + backward_time_ + optimizer_time_ + critic_time_);
   report.metrics["train/tokens_per_second"] =
       seconds > 0 ? static_cast<double>(totals_.tokens()) / seconds : 0.0;
 }

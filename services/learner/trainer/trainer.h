@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,12 @@
 #include "services/learner/algorithms/aggregation.h"
 #include "services/learner/algorithms/objective.h"
 #include "services/learner/batching/batch.h"
+#include "services/learner/batching/pair_selection.h"
 #include "services/learner/publish/weight_source.h"
 #include "services/learner/trainer/adamw.h"
 #include "services/learner/trainer/batch_advantages.h"
+#include "services/learner/trainer/critic.h"
+#include "services/learner/trainer/model_update.h"
 #include "services/learner/trainer/process_group.h"
 #include "services/learner/trainer/step_totals.h"
 
@@ -35,9 +39,18 @@ struct StepReport {
   // unset when there is none.
   std::optional<double> gap;
   // The batch's own and those of StepTotals, ReportAdvantages and: train/lr, time/forward_seconds,
-  // time/backward_seconds, time/optimizer_seconds, train/tokens_per_second (tokens through forward
+  // time/backward_seconds, time/optimizer_seconds, with a critic what Critic reports and
+  // time/critic_seconds, train/tokens_per_second (tokens through forward
   // and backward over the three).
   std::map<std::string, double> metrics;
+};
+
+// Models beside the policy that an objective may need; each on the policy's device.
+struct TrainerCompanions {
+  // advantage_baseline critic.
+  std::optional<model::Decoder> critic;
+  // algorithm.reference_refresh_steps > 0: the reference is then the trainer's own.
+  std::optional<model::Decoder> reference;
 };
 
 // The model under training with its optimizer: turns batches into updates.
@@ -53,12 +66,13 @@ struct StepReport {
 class Trainer {
  public:
   // `decoder` holds the initial weights. `group` and `clock` must outlive the trainer.
-  // INVALID_ARGUMENT: what ComposeObjective refuses, or rl with sampling.temperature 0 (greedy
-  // samples carry no ratio).
+  // INVALID_ARGUMENT: what ComposeObjective refuses, rl with sampling.temperature 0 (greedy samples
+  // carry no ratio), or a companion that the objective needs and does not get.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const v1::RunConfig& config,
                                                          model::Decoder decoder,
                                                          ProcessGroup* group,
-                                                         Clock* clock = Clock::Real());
+                                                         Clock* clock = Clock::Real(),
+                                                         TrainerCompanions companions = {});
 
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -77,6 +91,8 @@ class Trainer {
   uint64_t step() const { return step_; }
   const model::Decoder& decoder() const { return decoder_; }
   const AdamW& optimizer() const { return optimizer_; }
+  // Null where the objective has none.
+  const Critic* critic() const { return critic_.get(); }
 
   // The present weights as bytes of their own.
   absl::StatusOr<WeightSnapshotPtr> Snapshot() const;
@@ -85,38 +101,57 @@ class Trainer {
   // complete or not at all.
   absl::Status ExportModel(const std::string& folder) const;
 
-  // Writes all that a later LoadState needs into `folder`, which exists: model/ and
-  // optimizer.safetensors. The caller makes the folder appear as a whole (CheckpointStore).
+  // Writes all that a later LoadState needs into `folder`, which exists: model/,
+  // optimizer.safetensors and the ExtraStateFiles. The caller makes the folder appear as a whole (CheckpointStore).
   absl::Status SaveState(const std::string& folder) const;
+  // Names of the files that a critic and a refreshed reference have in a checkpoint's folder.
+  std::vector<std::string> ExtraStateFiles() const;
   // Fills what the trainer knows of a checkpoint's record: step, skipped steps, trained tokens,
   // numerics, manifest hash.
   absl::Status FillRecord(v1::LearnerCheckpoint& record) const;
   // Goes on from what SaveState wrote, bit for bit, and from `record`'s counters. INVALID_ARGUMENT,
   // NOT_FOUND…: the folder is damaged or of another model. An error in reading or checking the
-  // files leaves the trainer as it was; DATA_LOSS, when the weights turn out to be others than the
-  // record's manifest hash says, does not.
+  // policy's files leaves it as it was; DATA_LOSS, when the weights turn out to be others than the
+  // record's manifest hash says, does not, nor does a damaged file of a companion.
   absl::Status LoadState(const std::string& folder, const v1::LearnerCheckpoint& record);
 
  private:
   Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
-          ProcessGroup* group, Clock* clock);
+          ProcessGroup* group, Clock* clock, TrainerCompanions companions);
 
   absl::Status TrainOrdered(TrainBatch& batch, StepReport& report);
-  // Log-probs of the tokens in the loss under the weights as they are, sequence by sequence.
-  absl::StatusOr<std::vector<std::vector<float>>> CurrentLogprobs(const TrainBatch& batch);
+  absl::Status TrainSupervised(const TrainBatch& batch, double lr);
+  absl::Status TrainPolicy(TrainBatch& batch, StepReport& report, double lr);
+  // Online DPO (trainer_pairs.cc).
+  absl::Status TrainPairs(const TrainBatch& batch, StepReport& report, double lr);
+  absl::Status RunPairs(const TrainBatch& batch, std::span<const SequencePair> pairs,
+                        bool first_pass, double lr);
+  absl::Status RunPairMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
+                                 bool first_pass, double pairs_of_all);
+  // Log-probs of the tokens in the loss under `decoder` as it is, sequence by sequence.
+  absl::StatusOr<std::vector<std::vector<float>>> LogprobsUnder(model::Decoder& decoder,
+                                                                const TrainBatch& batch);
+  // Fills the batch's reference log-probs from the trainer's own reference.
+  absl::Status ScoreReference(TrainBatch& batch);
+  void RefreshReference(uint64_t step);
+  absl::Status RunCritic(const TrainBatch& batch, const std::vector<size_t>& indices,
+                         const BatchAdvantages& advantages, uint64_t step);
   absl::Status RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& indices,
                             const BatchAdvantages& advantages, bool first_pass, double lr);
   absl::Status RunMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
                              const BatchAdvantages& advantages, bool first_pass,
                              const LossDenominators& denominators);
-  absl::StatusOr<model::TokenScores> Score(const PackedBatch& packed, model::EntropyMode entropy);
+  absl::StatusOr<model::TokenScores> Score(model::Decoder& decoder, const PackedBatch& packed,
+                                           model::EntropyMode entropy);
   TokenLoss LossOf(const PackedBatch& packed, const BatchAdvantages& advantages,
                    const model::TokenScores& scores) const;
   absl::Status JudgeGap() const;
+  absl::Status LoadCompanions(const std::string& folder);
   absl::Status Update(double loss, double lr);
+  // Books an update of the policy or the critic; ABORTED after too many in a row were not finite.
+  absl::Status NoteUpdate(const char* model, const ModelUpdate& update);
   absl::StatusOr<LossDenominators> GlobalDenominators(const TrainBatch& batch,
                                                       const std::vector<size_t>& indices);
-  std::vector<at::Tensor> Gradients() const;
   void ReportTimes(StepReport& report) const;
 
   const v1::RunConfig config_;
@@ -128,6 +163,8 @@ class Trainer {
 
   model::Decoder decoder_;
   AdamW optimizer_;
+  std::unique_ptr<Critic> critic_;
+  std::optional<model::Decoder> reference_;
   uint64_t step_ = 0;
   uint64_t consecutive_skipped_ = 0;
   uint64_t skipped_ = 0;
@@ -137,9 +174,12 @@ class Trainer {
 
   // Of the step being taken.
   StepTotals totals_;
-  // CurrentLogprobs before its first update; empty where the objective corrects no behaviour.
+  // The policy's log-probs before its first update; empty where the objective corrects no
+  // behaviour.
   std::vector<std::vector<float>> proximal_;
-  absl::Duration forward_time_, backward_time_, optimizer_time_;
+  // The critic's values before its first update; empty without one.
+  Critic::Columns old_values_;
+  absl::Duration forward_time_, backward_time_, optimizer_time_, critic_time_;
 };
 
 }  // namespace rollcall::learner

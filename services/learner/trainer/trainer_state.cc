@@ -12,6 +12,7 @@
 #include "common/model/identity.h"
 #include "common/tensor/bridge.h"
 #include "common/tensor/torch_call.h"
+#include "services/learner/trainer/saved_parameters.h"
 #include "services/learner/trainer/trainer.h"
 
 namespace rollcall::learner {
@@ -22,6 +23,10 @@ constexpr char kKlCoefficient[] = "kl_coefficient";
 
 std::string ModelFolder(const std::string& folder) { return folder + "/model"; }
 std::string OptimizerFile(const std::string& folder) { return folder + "/optimizer.safetensors"; }
+// Names within the folder.
+constexpr char kCriticFile[] = "critic.safetensors";
+constexpr char kCriticOptimizerFile[] = "critic_optimizer.safetensors";
+constexpr char kReferenceFile[] = "reference.safetensors";
 
 checkpoint::HfFolderSpec ModelSpec(const model::Decoder& decoder, const v1::RunConfig& config) {
   return {.config_json = decoder.config().ToJson(),
@@ -64,8 +69,35 @@ absl::Status Trainer::SaveState(const std::string& folder) const {
     ROLLCALL_RETURN_IF_ERROR(MakeDirectories(ModelFolder(folder)));
     ROLLCALL_RETURN_IF_ERROR(
         checkpoint::WriteHfFiles(ModelFolder(folder), ModelSpec(decoder_, config_)));
-    return checkpoint::SaveTensors(OptimizerFile(folder), optimizer_.State());
+    ROLLCALL_RETURN_IF_ERROR(checkpoint::SaveTensors(OptimizerFile(folder), optimizer_.State()));
+    if (critic_ != nullptr) {
+      ROLLCALL_RETURN_IF_ERROR(critic_->Save(absl::StrCat(folder, "/", kCriticFile),
+                                             absl::StrCat(folder, "/", kCriticOptimizerFile)));
+    }
+    return reference_.has_value()
+               ? checkpoint::SaveTensors(absl::StrCat(folder, "/", kReferenceFile),
+                                         reference_->parameters())
+               : absl::OkStatus();
   });
+}
+
+std::vector<std::string> Trainer::ExtraStateFiles() const {
+  std::vector<std::string> files;
+  if (critic_ != nullptr) files = {kCriticFile, kCriticOptimizerFile};
+  if (reference_.has_value()) files.push_back(kReferenceFile);
+  return files;
+}
+
+absl::Status Trainer::LoadCompanions(const std::string& folder) {
+  if (critic_ != nullptr) {
+    ROLLCALL_RETURN_IF_ERROR(critic_->Load(absl::StrCat(folder, "/", kCriticFile),
+                                           absl::StrCat(folder, "/", kCriticOptimizerFile)));
+  }
+  if (!reference_.has_value()) return absl::OkStatus();
+  ROLLCALL_RETURN_IF_ERROR(
+      LoadSavedParameters(absl::StrCat(folder, "/", kReferenceFile), reference_->parameters()));
+  reference_->InvalidatePacked();
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::FillRecord(v1::LearnerCheckpoint& record) const {
@@ -91,6 +123,7 @@ absl::Status Trainer::LoadState(const std::string& folder, const v1::LearnerChec
     ROLLCALL_ASSIGN_OR_RETURN(const auto state, checkpoint::LoadTensors(OptimizerFile(folder)));
     ROLLCALL_RETURN_IF_ERROR(Annotate(optimizer_.Check(state), OptimizerFile(folder)));
     ROLLCALL_ASSIGN_OR_RETURN(const auto model, checkpoint::HfFolder::Open(ModelFolder(folder)));
+    ROLLCALL_RETURN_IF_ERROR(LoadCompanions(folder));
     ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(model, decoder_.parameters()));
     optimizer_.Restore(state);
     decoder_.InvalidatePacked();
