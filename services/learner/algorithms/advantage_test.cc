@@ -177,6 +177,15 @@ TEST(RewardToGo, ACompletionEndsTheSumAndGapsAreDiscountedOrSteppedOver) {
   EXPECT_EQ(carried[3], 8);
 }
 
+TEST(Whiten, KeepsTheMeanWhereOnlyTheScaleIsMeant) {
+  const at::Tensor values = Doubles({1, 3, 100}), mask = Doubles({1, 1, 0});
+  const std::vector<double> scaled =
+      Values(Whiten(values, mask, {.unbiased = false, .added = 0, .keep_mean = true}));
+  EXPECT_NEAR(scaled[0], 1, 1e-12);
+  EXPECT_NEAR(scaled[1], 3, 1e-12);
+  EXPECT_EQ(Values(Whiten(values, Doubles({0, 1, 0}), {.keep_mean = true}))[1], 3);
+}
+
 TEST(Whiten, MomentsOfUnmaskedTokensOnly) {
   const at::Tensor values = Doubles({1, 3, 100}), mask = Doubles({1, 1, 0});
   const std::vector<double> unbiased = Values(Whiten(values, mask, {.added = 0}));

@@ -195,6 +195,20 @@ TEST(EstimateKl, StraightThroughHasTheGradientOfK2) {
               ElementsAre(1, 1.5));
 }
 
+TEST(LogRatioAtLevel, TheTokenFormHasTheSequencesValueAndTheTokensGradient) {
+  const at::Tensor owners = at::tensor(std::vector<int64_t>{0, 0, 1});
+  at::Tensor log_ratio = Doubles({1, 3, 5}).requires_grad_(true);
+  const at::Tensor weights = Doubles({1, 10, 100});
+  for (const auto level : {v1::RATIO_LEVEL_SEQUENCE_MEAN, v1::RATIO_LEVEL_SEQUENCE_MEAN_TOKEN}) {
+    if (log_ratio.grad().defined()) log_ratio.mutable_grad().zero_();
+    const at::Tensor result = LogRatioAtLevel(level, log_ratio, owners, 2);
+    EXPECT_THAT(ToVector(result), ElementsAre(2, 2, 5));
+    result.mul(weights).sum().backward();
+    const bool own = level == v1::RATIO_LEVEL_SEQUENCE_MEAN_TOKEN;
+    EXPECT_THAT(ToVector(log_ratio.grad()), ElementsAre(own ? 1.0 : 5.5, own ? 10.0 : 5.5, 100.0));
+  }
+}
+
 TEST(BehaviorWeights, TruncateAndMaskAtEachLevel) {
   const at::Tensor owners = at::tensor(std::vector<int64_t>{0, 0, 1});
   const at::Tensor proximal = Logs({4, 1, 0.5}), behavior = Doubles({0, 0, 0});

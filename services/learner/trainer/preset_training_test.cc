@@ -362,6 +362,34 @@ TEST(PresetCells, EachOverrideReachesTheLoss) {
   }
 }
 
+TEST(PresetCells, EachOverrideOfTokenRewardsReachesTheLoss) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
+  for (TrainSequence& sequence : batch.sequences) {
+    sequence.truncated = sequence.token_ids.size() > 8;
+  }
+  const auto losses_with = [&](std::vector<std::string> overrides) {
+    overrides.push_back("algorithm.epochs_per_batch=1");
+    const auto report =
+        NewPresetTrainer(PresetRun(v1::ALGORITHM_PRESET_PPO, overrides), NewDecoder(TinyModel(), 1))
+            ->TrainStep(batch);
+    EXPECT_TRUE(report.ok()) << report.status();
+    return std::pair(report->metrics.at("train/loss"), report->metrics.at("train/value_loss"));
+  };
+  const auto plain = losses_with({});
+  for (const char* cell :
+       {"gae_lambda=0.5", "gamma=0.9", "reward_clip=0.4", "reward_whitening=true",
+        "missing_eos_penalty=1", "overlong_buffer=10", "kl_coefficient=0.2"}) {
+    const auto changed = losses_with({"algorithm." + std::string(cell)});
+    EXPECT_NE(changed.first, plain.first) << cell;
+    EXPECT_NE(changed.second, plain.second) << cell;
+  }
+  // A critic's own cells do not reach the policy.
+  const auto weighted = losses_with({"learner.critic.coefficient=1"});
+  EXPECT_EQ(weighted.first, plain.first);
+  EXPECT_NEAR(weighted.second, 2 * plain.second, 1e-6);
+}
+
 TEST(PresetCells, CorrectedRatiosStartAtOne) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);
   const TrainBatch batch = RolloutBatch(decoder, 3, 3, 0.3);
