@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/checkpoint/fused_experts.h"
 
 namespace rollcall::checkpoint {
 namespace {
@@ -24,14 +25,43 @@ bool Exists(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
+// Deeper than anything Hugging Face writes. A file of brackets alone would take a hundred times its
+// size in memory.
+constexpr int kMaxJsonDepth = 100;
+
+bool NestsDeeper(std::string_view json, int limit) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+      continue;
+    }
+    if (c == '"') in_string = true;
+    if (c == '[' || c == '{') ++depth;
+    if (c == ']' || c == '}') --depth;
+    if (depth > limit) return true;
+  }
+  return false;
+}
+
 absl::StatusOr<std::string> ReadJsonObject(const std::string& path, Json* parsed) {
   std::error_code error;
+  if (Exists(path) && !fs::is_regular_file(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  }
   const uintmax_t size = fs::file_size(path, error);
   if (!error && size > kMaxJsonFile) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": ", size, " bytes are too many for a JSON file"));
   }
   ROLLCALL_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+  if (NestsDeeper(text, kMaxJsonDepth)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": nested more than ", kMaxJsonDepth, " levels deep"));
+  }
   Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!value.is_object())
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
@@ -65,8 +95,11 @@ absl::StatusOr<HfFolder> HfFolder::Open(const std::string& path) {
   }
   HfFolder result;
   result.path_ = path;
+  Json config;
   ROLLCALL_ASSIGN_OR_RETURN(result.config_json_,
-                            ReadJsonObject((folder / "config.json").string(), nullptr));
+                            ReadJsonObject((folder / "config.json").string(), &config));
+  const Json model_type = config.value("model_type", Json());
+  if (model_type.is_string()) result.model_type_ = model_type.get<std::string>();
   if (Exists(folder / "generation_config.json")) {
     ROLLCALL_ASSIGN_OR_RETURN(
         result.generation_config_json_,
@@ -89,13 +122,25 @@ absl::StatusOr<HfFolder> HfFolder::Open(const std::string& path) {
 
 absl::Status HfFolder::AddFile(std::shared_ptr<const SafetensorsFile> file) {
   for (const TensorView& tensor : file->tensors()) {
-    if (!by_name_.emplace(tensor.name, &tensor).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file->path(), ": tensor '", tensor.name, "' is in another shard as well"));
+    auto parts = SplitFusedExperts(tensor, model_type_);
+    if (!parts) {
+      ROLLCALL_RETURN_IF_ERROR(AddTensor(tensor, *file));
+      continue;
     }
-    tensors_.push_back(&tensor);
+    for (TensorView& part : *parts) {
+      ROLLCALL_RETURN_IF_ERROR(AddTensor(parts_.emplace_back(std::move(part)), *file));
+    }
   }
   files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+absl::Status HfFolder::AddTensor(const TensorView& tensor, const SafetensorsFile& file) {
+  if (!by_name_.emplace(tensor.name, &tensor).second) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.path(), ": tensor '", tensor.name, "' is there twice"));
+  }
+  tensors_.push_back(&tensor);
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,7 +31,8 @@ class HfFolder {
     return generation_config_json_;
   }
 
-  // All tensors, sorted by name.
+  // All tensors, sorted by name; of a mixture of experts each matrix by itself, however the file
+  // holds them (fused_experts.h).
   const std::vector<const TensorView*>& tensors() const { return tensors_; }
   const TensorView* Find(std::string_view name) const;  // nullptr: not in the folder
 
@@ -39,11 +41,14 @@ class HfFolder {
 
   absl::Status OpenShards(const std::string& index_path);
   absl::Status AddFile(std::shared_ptr<const SafetensorsFile> file);
+  absl::Status AddTensor(const TensorView& tensor, const SafetensorsFile& file);
 
   std::string path_;
   std::string config_json_;
   std::optional<std::string> generation_config_json_;
+  std::string model_type_;  // of config.json; "" where it has none
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
+  std::deque<TensorView> parts_;  // of tensors that were taken apart
   std::vector<const TensorView*> tensors_;
   std::unordered_map<std::string_view, const TensorView*> by_name_;
 };

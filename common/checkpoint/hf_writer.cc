@@ -122,14 +122,28 @@ absl::StatusOr<std::string> ConfigText(const HfFolderSpec& spec, const std::vect
   return config.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
+absl::Status CopyFile(const fs::path& from, const fs::path& to) {
+  ROLLCALL_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(from.string()));
+  return WriteFileAtomically(to.string(), bytes);
+}
+
 absl::Status CarryOver(const fs::path& source, const fs::path& folder) {
+  std::error_code ignored;
   for (const char* name : kCarriedFiles) {
-    std::error_code ignored;
     if (!fs::exists(source / name, ignored)) continue;
-    ROLLCALL_ASSIGN_OR_RETURN(const std::string bytes, ReadFile((source / name).string()));
-    ROLLCALL_RETURN_IF_ERROR(WriteFileAtomically((folder / name).string(), bytes));
+    ROLLCALL_RETURN_IF_ERROR(CopyFile(source / name, folder / name));
   }
-  return absl::OkStatus();
+  const fs::path templates = source / kCarriedTemplates;
+  if (!fs::is_directory(templates, ignored)) return absl::OkStatus();
+  ROLLCALL_RETURN_IF_ERROR(MakeDirectories((folder / kCarriedTemplates).string()));
+  std::error_code error;
+  for (fs::directory_iterator entry(templates, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() != ".jinja") continue;
+    ROLLCALL_RETURN_IF_ERROR(
+        CopyFile(entry->path(), folder / kCarriedTemplates / entry->path().filename()));
+  }
+  return error ? absl::ErrnoToStatus(error.value(), templates.string()) : absl::OkStatus();
 }
 
 }  // namespace

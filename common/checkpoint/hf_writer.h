@@ -18,16 +18,28 @@ struct HfFolderSpec {
   std::vector<tensor::NamedTensor> tensors;  // any device; written in this order
   std::optional<wire::DType> dtype;          // store as this dtype; nullopt: each as it is
   // A folder whose tokenizer and generation files are carried over byte for byte (kCarriedFiles,
-  // those that exist); "": none.
+  // and the .jinja files of kCarriedTemplates, those that exist); "": none.
   std::string source_folder;
   uint64_t max_shard_bytes =
       5'000'000'000;  // Hugging Face's customary limit; more makes several files and an index
 };
 
-inline constexpr const char* kCarriedFiles[] = {
-    "tokenizer.json",      "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "generation_config.json", "tokenizer.model",         "vocab.json",
-    "merges.txt"};
+inline constexpr const char* kCarriedFiles[] = {"tokenizer.json",
+                                                "tokenizer_config.json",
+                                                "special_tokens_map.json",
+                                                "added_tokens.json",
+                                                "chat_template.jinja",
+                                                "generation_config.json",
+                                                "tokenizer.model",
+                                                "tokenizer.model.v3",
+                                                "vocab.json",
+                                                "vocab.txt",
+                                                "merges.txt",
+                                                "spiece.model",
+                                                "tekken.json",
+                                                "chat_template.json"};
+// Further chat templates, which transformers keeps in a folder of their own.
+inline constexpr const char* kCarriedTemplates = "additional_chat_templates";
 
 // Writes a folder that transformers opens, complete or not at all (FolderTransaction); a folder
 // that is there already is replaced. INVALID_ARGUMENT: config_json is no object, a tensor name

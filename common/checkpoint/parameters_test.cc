@@ -111,6 +111,10 @@ TEST(WriteHfFolderTest, CarriesTheTokenizerOverAndReplacesAnOlderFolder) {
     ASSERT_TRUE(
         WriteFileAtomically(scratch / ("source/" + std::string(name)), odd_bytes + name).ok());
   }
+  const std::string further = "/" + std::string(kCarriedTemplates);
+  ASSERT_TRUE(MakeDirectories(scratch / ("source" + further)).ok());
+  ASSERT_TRUE(WriteFileAtomically(scratch / ("source" + further + "/rag.jinja"), odd_bytes).ok());
+  ASSERT_TRUE(WriteFileAtomically(scratch / ("source" + further + "/notes.txt"), "x").ok());
   ASSERT_TRUE(WriteFileAtomically(scratch / "source/training_args.bin", "x").ok());
   ASSERT_TRUE(MakeDirectories(scratch / "model").ok());
   ASSERT_TRUE(WriteFileAtomically(scratch / "model/stale", "x").ok());
@@ -120,6 +124,8 @@ TEST(WriteHfFolderTest, CarriesTheTokenizerOverAndReplacesAnOlderFolder) {
   for (const char* name : kCarriedFiles) {
     EXPECT_EQ(ReadFile(scratch / ("model/" + std::string(name))).value(), odd_bytes + name);
   }
+  EXPECT_EQ(ReadFile(scratch / ("model" + further + "/rag.jinja")).value(), odd_bytes);
+  EXPECT_FALSE(std::filesystem::exists(scratch / ("model" + further + "/notes.txt")));
   EXPECT_FALSE(std::filesystem::exists(scratch / "model/training_args.bin"));
   EXPECT_FALSE(std::filesystem::exists(scratch / "model/stale"));
 }

@@ -13,16 +13,26 @@ bool IsPositive(const Json& value) {
   return value.is_number() && value.get<double>() > 0 && std::isfinite(value.get<double>());
 }
 
+// The value as JSON; of a long one the beginning, in whole characters.
+std::string Shown(const Json& value) {
+  constexpr size_t kLongest = 200;
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() <= kLongest) return text;
+  size_t end = kLongest;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  return text.substr(0, end) + "…";
+}
+
 }  // namespace
 
 absl::Status ExpectedError(std::string_view field, std::string_view expected, const Json& got) {
   return absl::InvalidArgumentError(
-      absl::StrCat(std::string(field), ": expected ", std::string(expected), ", got ", got.dump()));
+      absl::StrCat(std::string(field), ": expected ", std::string(expected), ", got ", Shown(got)));
 }
 
 absl::Status UnsupportedError(std::string_view field, const Json& got, std::string_view supported) {
   return absl::UnimplementedError(
-      absl::StrCat(std::string(field), ": ", got.dump(),
+      absl::StrCat(std::string(field), ": ", Shown(got),
                    " is not supported; supported: ", std::string(supported)));
 }
 

@@ -29,7 +29,9 @@ absl::StatusOr<const Family*> ReadFamily(const ConfigReader& reader) {
 // One label, by name or by number: transformers counts two where nothing is said.
 void RequireOneLabel(ConfigReader& reader) {
   if (reader.Has("num_labels")) return reader.RefuseUnless("num_labels", 1);
-  const size_t labels = reader.Has("id2label") ? reader.Get("id2label").size() : 2;
+  const Json names = reader.Get("id2label");
+  if (!names.is_null() && !names.is_object()) return reader.Fail("id2label", "an object");
+  const size_t labels = names.is_null() ? 2 : names.size();
   if (labels != 1) reader.Update(UnsupportedError("num_labels", labels, "1"));
 }
 
@@ -159,6 +161,39 @@ absl::Status ValidateRope(const Rope& rope, int64_t rotary_dim) {
   return absl::OkStatus();
 }
 
+// No checkpoint holds more: a safetensors header describes about a million tensors. And no sum of
+// sizes comes near the end of int64 below.
+constexpr double kMaxTensors = 1e6;
+constexpr double kMaxParameters = 1e14;
+
+absl::Status ValidateWhole(const ModelConfig& config) {
+  double tensors = 0, inside = 0;  // inside: elements of MLPs and experts
+  const auto hidden = static_cast<double>(config.hidden_size);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const bool mixture = config.Layer(i).experts;
+    const auto count = static_cast<double>(mixture ? config.num_experts : 1);
+    const auto inner =
+        static_cast<double>(mixture ? config.expert_intermediate_size : config.intermediate_size);
+    tensors += 3 * count + 20;
+    inside += 3 * count * hidden * inner;
+  }
+  if (tensors > kMaxTensors) {
+    return ExpectedError("num_hidden_layers",
+                         absl::StrCat("a model of at most ", kMaxTensors, " tensors"),
+                         config.num_layers);
+  }
+  const auto width = static_cast<double>(config.num_heads + config.num_kv_heads) *
+                     static_cast<double>(config.head_dim);
+  const double parameters = 2 * static_cast<double>(config.vocab_size) * hidden +
+                            2 * static_cast<double>(config.num_layers) * hidden * width + inside;
+  if (parameters > kMaxParameters) {
+    return ExpectedError("hidden_size",
+                         absl::StrCat("a model of at most ", kMaxParameters, " parameters"),
+                         absl::StrCat("about ", parameters));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateLayers(const ModelConfig& config) {
   if (!config.layers.empty() && config.layers.size() != static_cast<size_t>(config.num_layers)) {
     return ExpectedError("layers", absl::StrCat(config.num_layers, " of them"),
@@ -276,6 +311,7 @@ absl::Status ModelConfig::Validate() const {
   ROLLCALL_RETURN_IF_ERROR(ValidateRope(rope, RotaryDim()));
   if (sliding_rope) ROLLCALL_RETURN_IF_ERROR(ValidateRope(*sliding_rope, RotaryDim()));
   ROLLCALL_RETURN_IF_ERROR(ValidateLayers(*this));
+  ROLLCALL_RETURN_IF_ERROR(ValidateWhole(*this));
   ROLLCALL_RETURN_IF_ERROR(ValidateTokenIds(*this));
   if (dtype != "float32" && dtype != "bfloat16" && dtype != "float16") {
     return UnsupportedError("torch_dtype", dtype, "\"float32\", \"bfloat16\", \"float16\"");
