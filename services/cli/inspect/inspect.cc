@@ -54,16 +54,87 @@ std::string DTypes(const ModelDescription& description) {
   return absl::StrJoin(parts, ", ");
 }
 
+std::string HeadName(model::Head head) {
+  switch (head) {
+    case model::Head::kSequenceScore:
+      return "a reward for each sequence";
+    case model::Head::kTokenScore:
+      return "a value for each token";
+    case model::Head::kLanguageModel:
+      break;
+  }
+  return "language model";
+}
+
+int64_t LayersWith(const model::ModelConfig& config, bool model::LayerOptions::*option) {
+  return std::count_if(config.layers.begin(), config.layers.end(),
+                       [option](const model::LayerOptions& layer) { return layer.*option; });
+}
+
+std::string Shapes(const model::ModelConfig& config) {
+  std::string text = absl::StrCat(config.num_layers, " layers, hidden ", config.hidden_size, ", ",
+                                  config.num_heads, " heads of ", config.head_dim, " over ",
+                                  config.num_kv_heads, " key/value heads");
+  const int64_t mixtures = LayersWith(config, &model::LayerOptions::experts);
+  if (mixtures < config.num_layers) absl::StrAppend(&text, ", MLP ", config.intermediate_size);
+  if (mixtures > 0) {
+    absl::StrAppend(&text, "; ", mixtures, " layers with ", config.num_experts, " experts of ",
+                    config.expert_intermediate_size, ", ", config.experts_per_token, " a token");
+  }
+  return text;
+}
+
+std::string Attention(const model::ModelConfig& config) {
+  const int64_t sliding = LayersWith(config, &model::LayerOptions::sliding);
+  if (sliding == 0) return "every layer sees all tokens";
+  return absl::StrCat(sliding, " of ", config.num_layers, " layers see the last ",
+                      Grouped(config.sliding_window), " tokens");
+}
+
+std::string RopeName(const model::Rope& rope) {
+  static constexpr const char* kNames[] = {"default", "linear", "llama3",
+                                           "dynamic", "yarn",   "longrope"};
+  std::string text = absl::StrCat(kNames[static_cast<int>(rope.scaling.type)], ", theta ",
+                                  Grouped(static_cast<int64_t>(rope.theta)));
+  if (rope.scaling.factor != 1) absl::StrAppend(&text, ", factor ", rope.scaling.factor);
+  if (rope.scaling.original_max_position_embeddings > 0) {
+    absl::StrAppend(&text, ", trained on ", Grouped(rope.scaling.original_max_position_embeddings),
+                    " tokens");
+  }
+  return text;
+}
+
+std::string Ropes(const model::ModelConfig& config) {
+  std::string text = RopeName(config.rope);
+  if (config.sliding_rope) {
+    absl::StrAppend(&text, "; in sliding layers ", RopeName(*config.sliding_rope));
+  }
+  int64_t still = 0;
+  for (const model::LayerOptions& layer : config.layers) still += layer.rotates ? 0 : 1;
+  if (still > 0) absl::StrAppend(&text, "; none in ", still, " layers");
+  return text;
+}
+
+std::string Context(const model::ModelConfig& config) {
+  std::string text = absl::StrCat(Grouped(config.max_position_embeddings), " tokens");
+  if (config.longest_context > config.max_position_embeddings) {
+    absl::StrAppend(&text, "; up to ", Grouped(config.longest_context),
+                    " with model.context_tokens, which changes the rope");
+  }
+  return text;
+}
+
 void AppendConfig(std::string& text, const model::ModelConfig& config) {
-  AppendLine(text, "shapes",
-             absl::StrCat(config.num_layers, " layers, hidden ", config.hidden_size, ", ",
-                          config.num_heads, " heads of ", config.head_dim, " over ",
-                          config.num_kv_heads, " key/value heads, MLP ", config.intermediate_size));
-  AppendLine(text, "vocabulary",
-             absl::StrCat(Grouped(config.vocab_size), config.tie_word_embeddings
-                                                          ? ", head tied to the embedding"
-                                                          : ", head of its own"));
-  AppendLine(text, "context", absl::StrCat(Grouped(config.max_position_embeddings), " tokens"));
+  AppendLine(text, "head", HeadName(config.head));
+  AppendLine(text, "shapes", Shapes(config));
+  AppendLine(text, "attention", Attention(config));
+  AppendLine(text, "rope", Ropes(config));
+  std::string output;
+  if (config.head == model::Head::kLanguageModel) {
+    output = config.tie_word_embeddings ? ", head tied to the embedding" : ", head of its own";
+  }
+  AppendLine(text, "vocabulary", absl::StrCat(Grouped(config.vocab_size), output));
+  AppendLine(text, "context", Context(config));
 }
 
 void AppendMemory(std::string& text, const std::string& title, const MemoryEstimate& estimate) {
@@ -97,7 +168,9 @@ std::string FormatText(const ModelDescription& description, const Options& optio
   AppendLine(
       text, "end of text",
       description.eos_token_ids.empty() ? "no id" : absl::StrJoin(description.eos_token_ids, ", "));
-  AppendLine(text, "chat template", description.has_chat_template ? "yes" : "no");
+  AppendLine(text, "chat template",
+             description.chat_templates.empty() ? "none"
+                                                : absl::StrJoin(description.chat_templates, ", "));
   if (!description.config) return text;
   const MemoryAssumptions assumptions = Assume(options, description);
   const std::string how =
@@ -127,7 +200,7 @@ std::string FormatJson(const ModelDescription& description, const Options& optio
                {"bytes", description.bytes},
                {"stored_as", description.elements_by_dtype},
                {"eos_token_ids", description.eos_token_ids},
-               {"has_chat_template", description.has_chat_template}};
+               {"chat_templates", description.chat_templates}};
   json["tokenizer_vocabulary"] =
       description.tokenizer_vocabulary ? Json(*description.tokenizer_vocabulary) : Json();
   if (!description.config) {
@@ -140,9 +213,16 @@ std::string FormatJson(const ModelDescription& description, const Options& optio
                       {"key_value_heads", config.num_kv_heads},
                       {"head_dim", config.head_dim},
                       {"intermediate", config.intermediate_size},
+                      {"experts", config.num_experts},
+                      {"experts_per_token", config.experts_per_token},
+                      {"expert_intermediate", config.expert_intermediate_size},
+                      {"sliding_window", config.sliding_window},
                       {"vocabulary", config.vocab_size},
                       {"tied", config.tie_word_embeddings},
-                      {"context", config.max_position_embeddings}};
+                      {"context", config.max_position_embeddings},
+                      {"longest_context", config.longest_context}};
+    json["head"] = HeadName(config.head);
+    json["rope"] = Ropes(config);
     const MemoryAssumptions assumptions = Assume(options, description);
     json["memory"] = {{"dtype", std::string(wire::Name(assumptions.dtype))},
                       {"tokens", assumptions.tokens},

@@ -81,6 +81,11 @@ TEST(MemoryEstimateTest, WorkedByHand) {
   // the MLP; 2 x 8 at the end.
   EXPECT_EQ(BytesOf(train, "activations"), (32 + 16 + 8 + 18 + 16) * 2 * 20);
   EXPECT_EQ(BytesOf(TrainingMemory(Tiny(), floats), "float32 masters"), -1);
+  // Two norms more around each half keep a row of 8 each.
+  model::ModelConfig gemma = Tiny();
+  gemma.family = "gemma2";
+  EXPECT_EQ(BytesOf(TrainingMemory(gemma, halves), "activations"),
+            (48 + 16 + 8 + 18 + 16) * 2 * 20);
 }
 
 TEST(MemoryEstimateTest, NumbersForAPerson) {
@@ -113,7 +118,7 @@ TEST_F(InspectTest, DescribesARealModel) {
   EXPECT_EQ(json.at("parameters"), 260'032);
   EXPECT_EQ(json.at("tokenizer_vocabulary"), 512);
   EXPECT_EQ(json.at("eos_token_ids"), std::vector<int>{2});
-  EXPECT_EQ(json.at("has_chat_template"), false);
+  EXPECT_EQ(json.at("chat_templates"), Json::array());
   EXPECT_EQ(json.at("shapes").at("context"), 512);
   EXPECT_EQ(json.at("memory").at("serve").at("items")[0].at("bytes"), 260'032 * 4);
   const Result text = Inspect({data_ + "/stories260k", "--dtype", "bfloat16", "--device", "cuda"});
@@ -121,7 +126,59 @@ TEST_F(InspectTest, DescribesARealModel) {
       text.out,
       AllOf(HasSubstr("5 layers, hidden 64, 8 heads of 8 over 4 key/value heads, MLP 172"),
             HasSubstr("260,032 parameters x 2 B"), HasSubstr("memory to train (bfloat16, cuda)"),
-            HasSubstr("chat template     no")));
+            HasSubstr("head              language model"),
+            HasSubstr("attention         every layer sees all tokens"),
+            HasSubstr("rope              default, theta 10,000"),
+            HasSubstr("chat template     none")));
+}
+
+// What every family's description must hold, whatever the model is.
+TEST_F(InspectTest, EveryFamilyIsDescribedWithItsMemory) {
+  if (!std::filesystem::exists(data_ + "/golden/models")) GTEST_SKIP() << "no golden models";
+  int described = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(data_ + "/golden/models")) {
+    if (!entry.is_directory()) continue;
+    SCOPED_TRACE(entry.path().string());
+    const Result result = Inspect({entry.path().string(), "--tokens", "100", "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json.at("offered"), true);
+    for (const char* use : {"serve", "train"}) {
+      const Json items = json.at("memory").at(use).at("items");
+      int64_t sum = 0;
+      for (const Json& item : items) {
+        EXPECT_THAT(item.at("arithmetic").get<std::string>(), HasSubstr(" x "));
+        sum += item.at("bytes").get<int64_t>();
+      }
+      EXPECT_EQ(sum, json.at("memory").at(use).at("bytes"));
+      // The files hold every parameter once.
+      EXPECT_EQ(items[0].at("bytes"), json.at("parameters").get<int64_t>() * 4);
+    }
+    ++described;
+  }
+  EXPECT_GT(described, 10);
+  const std::string models = data_ + "/golden/models/";
+  EXPECT_THAT(Inspect({models + "mixtral"}).out,
+              HasSubstr("; 2 layers with 4 experts of 64, 2 a token"));
+  EXPECT_THAT(Inspect({models + "gemma3_text"}).out,
+              AllOf(HasSubstr("layers see the last 10 tokens"), HasSubstr("; in sliding layers")));
+  EXPECT_THAT(Inspect({models + "reward_llama"}).out, HasSubstr("a reward for each sequence"));
+  EXPECT_THAT(Inspect({models + "critic_qwen2"}).out, HasSubstr("a value for each token"));
+}
+
+TEST_F(InspectTest, ChatTemplatesHaveNames) {
+  namespace fs = std::filesystem;
+  const std::string folder = ::testing::TempDir() + "/inspect_chat_templates";
+  fs::remove_all(folder);
+  fs::copy(data_ + "/stories260k", folder);
+  fs::permissions(folder, fs::perms::owner_all, fs::perm_options::add);
+  fs::remove(folder + "/tokenizer_config.json");
+  ASSERT_TRUE(WriteFileAtomically(folder + "/tokenizer_config.json",
+                                  R"({"chat_template": [{"name": "default", "template": "x"},
+                                      {"name": "tool_use", "template": "y"}]})")
+                  .ok());
+  EXPECT_THAT(Inspect({folder}).out, HasSubstr("chat template     default, tool_use"));
+  fs::remove_all(folder);
 }
 
 TEST_F(InspectTest, AModelThatIsNotOfferedIsDescribedAllTheSame) {

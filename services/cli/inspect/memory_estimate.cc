@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/model/families/family.h"
 #include "common/model/kv_cache.h"
 #include "common/model/parameter_list.h"
 #include "common/tensor/bridge.h"
@@ -47,15 +48,22 @@ void AddWeights(const model::ModelConfig& config, const MemoryAssumptions& assum
 }
 
 // Elements that one token leaves for the backward pass (the tensors that common/model/operators.cc
-// and experts.cc save, each once). A block: its input, the input of the MLP's norm, both norms'
-// results; rotated queries and keys, values, the attention's result; gate, up, and their product;
-// of experts, gate and up of each chosen one. Norms of queries and keys keep their inputs. The end:
-// the final norm's input and result. Attention probabilities and logits are computed again.
+// and experts.cc save, each once). A block: its input, the sum between its halves, and a row of the
+// same width for each norm: what a norm in front of a half gives, what one behind it takes; rotated
+// queries and keys, values, the attention's result; gate, up, and their product; of experts, gate
+// and up of each chosen one. Norms of queries and keys keep their inputs. The end: the final norm's
+// input and result. Attention probabilities and logits are computed again.
 int64_t ActivationElements(const model::ModelConfig& config) {
+  const model::BlockNames& names = model::FindFamily(config.family)->names;
+  int64_t rows = 2;
+  for (const char* norm :
+       {names.attention_norm, names.attention_output_norm, names.mlp_norm, names.mlp_output_norm}) {
+    rows += norm == nullptr ? 0 : 1;
+  }
   const int64_t query = QuerySize(config), key = KeySize(config);
   int64_t elements = 2 * config.hidden_size;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    elements += 4 * config.hidden_size + 2 * query + 2 * key;
+    elements += rows * config.hidden_size + 2 * query + 2 * key;
     if (config.qk_norm != model::QkNorm::kNone) elements += query + key;
     elements += config.Layer(layer).experts
                     ? 2 * config.experts_per_token * config.expert_intermediate_size

@@ -6,6 +6,7 @@
 #include "common/base/status.h"
 #include "common/checkpoint/hf_folder.h"
 #include "common/text/tokenizer.h"
+#include "common/text/tokenizer_folder.h"
 
 namespace rollcall::inspect {
 namespace {
@@ -47,7 +48,12 @@ void DescribeTokenizer(ModelDescription& description) {
     return;
   }
   description.tokenizer_vocabulary = (*tokenizer)->vocab_size();
-  description.has_chat_template = (*tokenizer)->has_chat_template();
+  const auto files = text::ReadTokenizerFolder(description.folder);
+  if (files.ok()) {
+    for (const auto& [name, source] : files->chat_templates) {
+      description.chat_templates.push_back(name);
+    }
+  }
   const auto& ids = (*tokenizer)->eos_ids();
   if (!ids.empty()) description.eos_token_ids.assign(ids.begin(), ids.end());
 }

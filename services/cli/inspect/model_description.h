@@ -27,7 +27,7 @@ struct ModelDescription {
   // nullopt: no tokenizer.json, or one that cannot be read (tokenizer_problem says why).
   std::optional<int64_t> tokenizer_vocabulary;
   std::string tokenizer_problem;
-  bool has_chat_template = false;
+  std::vector<std::string> chat_templates;  // their names; "default" is the usual one
   std::vector<int64_t> eos_token_ids;
 };
 
