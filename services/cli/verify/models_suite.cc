@@ -14,6 +14,7 @@
 #include "common/tensor/torch_call.h"
 #include "services/cli/verify/comparison.h"
 #include "services/cli/verify/model_runner.h"
+#include "services/cli/verify/path_equality.h"
 #include "services/cli/verify/suite.h"
 #include "services/cli/verify/training_replay.h"
 #include "services/cli/verify/value_models.h"
@@ -115,38 +116,19 @@ absl::Status CompareGreedy(ModelRunner& runner, const ModelCase& golden, Forward
   return absl::OkStatus();
 }
 
-// What exact mode rests on: the generator's log-probs are the learner's, bit for bit, gradients on.
-absl::Status ComparePaths(ModelRunner& runner, const ModelCase& golden, const std::string& dtype,
-                          Report& report) {
-  if (runner.decoder().backend() != model::Backend::kKernels) return absl::OkStatus();
-  runner.decoder().SetRequiresGrad(true);
-  ROLLCALL_ASSIGN_OR_RETURN(const auto packed,
-                            runner.Hidden(ForwardPath::kPacked, golden.sequences));
-  ROLLCALL_ASSIGN_OR_RETURN(const auto cached,
-                            runner.Hidden(ForwardPath::kCached, golden.sequences));
-  double largest = 0;
-  for (size_t i = 0; i < packed.size(); ++i) {
-    ROLLCALL_ASSIGN_OR_RETURN(const auto a, runner.Score(packed[i], golden.sequences[i], 1.0));
-    ROLLCALL_ASSIGN_OR_RETURN(const auto b, runner.Score(cached[i], golden.sequences[i], 1.0));
-    largest = std::max(largest, LargestDifference(a.logprobs, b.logprobs));
-  }
-  runner.decoder().SetRequiresGrad(false);
-  report.Compare(absl::StrCat(dtype, " logprobs, packed = cached"), largest, 0);
-  return absl::OkStatus();
-}
-
 absl::Status CompareModel(ModelRunner& runner, const std::string& folder, const ModelCase& golden,
                           Report& report) {
   for (const ForwardPath path : kForwardPaths) {
     ROLLCALL_RETURN_IF_ERROR(CompareForward(runner, golden, path, report));
     ROLLCALL_RETURN_IF_ERROR(CompareGreedy(runner, golden, path, report));
   }
-  ROLLCALL_RETURN_IF_ERROR(ComparePaths(runner, golden, "float32", report));
-  {
-    ROLLCALL_ASSIGN_OR_RETURN(ModelRunner rounded,
-                              ModelRunner::Open(folder, at::kBFloat16, runner.decoder().device()));
-    ROLLCALL_RETURN_IF_ERROR(ComparePaths(rounded, golden, "bfloat16", report));
-  }
+  const auto logprobs = [](ModelRunner& either, const at::Tensor& hidden,
+                           const at::Tensor& sequence) -> absl::StatusOr<at::Tensor> {
+    ROLLCALL_ASSIGN_OR_RETURN(const auto scores, either.Score(hidden, sequence, 1.0));
+    return scores.logprobs;
+  };
+  ROLLCALL_RETURN_IF_ERROR(
+      ComparePaths(runner, folder, golden.sequences, "logprobs", logprobs, report));
   return ReplayTraining(runner, golden.sequences, golden.expected, golden.tensors, report);
 }
 

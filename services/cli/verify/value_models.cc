@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "services/cli/verify/path_equality.h"
 #include "services/cli/verify/training_replay.h"
 
 // Tolerances: shared/data/golden/README.md, table of section "models".
@@ -62,25 +63,6 @@ absl::Status CompareValues(ModelRunner& runner, const ModelCase& golden, Forward
   return absl::OkStatus();
 }
 
-// Values of packed training forward and cached decoding, bit for bit.
-absl::Status ComparePaths(ModelRunner& runner, const ModelCase& golden, const std::string& dtype,
-                          Report& report) {
-  if (runner.decoder().backend() != model::Backend::kKernels) return absl::OkStatus();
-  runner.decoder().SetRequiresGrad(true);
-  ROLLCALL_ASSIGN_OR_RETURN(const auto packed,
-                            runner.Hidden(ForwardPath::kPacked, golden.sequences));
-  ROLLCALL_ASSIGN_OR_RETURN(const auto cached,
-                            runner.Hidden(ForwardPath::kCached, golden.sequences));
-  double largest = 0;
-  for (size_t i = 0; i < packed.size(); ++i) {
-    largest =
-        std::max(largest, LargestDifference(runner.Values(packed[i]), runner.Values(cached[i])));
-  }
-  runner.decoder().SetRequiresGrad(false);
-  report.Compare(absl::StrCat(dtype, " values, packed = cached"), largest, 0);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::Status CompareValueModel(ModelRunner& runner, const std::string& folder,
@@ -89,12 +71,12 @@ absl::Status CompareValueModel(ModelRunner& runner, const std::string& folder,
   for (const ForwardPath path : kForwardPaths) {
     ROLLCALL_RETURN_IF_ERROR(CompareValues(runner, golden, path, reward, report));
   }
-  ROLLCALL_RETURN_IF_ERROR(ComparePaths(runner, golden, "float32", report));
-  {
-    ROLLCALL_ASSIGN_OR_RETURN(ModelRunner rounded,
-                              ModelRunner::Open(folder, at::kBFloat16, runner.decoder().device()));
-    ROLLCALL_RETURN_IF_ERROR(ComparePaths(rounded, golden, "bfloat16", report));
-  }
+  const auto values = [](ModelRunner& either, const at::Tensor& hidden,
+                         const at::Tensor&) -> absl::StatusOr<at::Tensor> {
+    return either.Values(hidden);
+  };
+  ROLLCALL_RETURN_IF_ERROR(
+      ComparePaths(runner, folder, golden.sequences, "values", values, report));
   return CompareValueGradients(runner, golden.sequences, golden.expected, golden.tensors, report);
 }
 
