@@ -1,13 +1,16 @@
-// Loading and saving a checkpoint of 1 GB beside a plain read of its file. "cold" reads after the
-// page cache was told to drop the file. peak_ratio: the most memory that loading had above what the
-// process had before, as a share of the model (VmHWM: the parameters themselves, file pages and
-// staging).
+// Loading and saving a checkpoint of 1 GB beside a plain read of its file: one that is made here, or
+// the model folder ROLLCALL_BENCH_MODEL (of one file). warm:0 reads after the page cache was told to
+// drop the file. peak_ratio: the most memory that loading had above what the process had before, as
+// a share of the model (VmHWM: the parameters themselves, file pages and staging).
+//
+//   ROLLCALL_BENCH_MODEL=/models/my-model ./rollcall bench checkpoint
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +23,7 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/hf_writer.h"
 #include "common/checkpoint/parameters.h"
+#include "common/tensor/bridge.h"
 
 namespace rollcall::checkpoint {
 namespace {
@@ -30,10 +34,9 @@ constexpr int64_t kWidth = 1024;
 constexpr int64_t kVocabulary = 100'000;
 constexpr int kLayers = 280;  // of one matrix each: 587 MB
 
-std::vector<tensor::NamedTensor> Model(bool filled) {
-  const auto make = [&](std::vector<int64_t> shape) {
-    const auto options = at::TensorOptions().dtype(at::kBFloat16);
-    return filled ? at::full(shape, 0.5, options) : at::empty(shape, options);
+std::vector<tensor::NamedTensor> Model() {
+  const auto make = [](std::vector<int64_t> shape) {
+    return at::full(shape, 0.5, at::TensorOptions().dtype(at::kBFloat16));
   };
   std::vector<tensor::NamedTensor> tensors;
   tensors.push_back({"model.embed_tokens.weight", make({kVocabulary, kWidth})});
@@ -45,7 +48,7 @@ std::vector<tensor::NamedTensor> Model(bool filled) {
   return tensors;
 }
 
-// A checkpoint on disk for all benchmarks, removed at the end.
+// A checkpoint on disk for all benchmarks; one that was made here is removed at the end.
 class Checkpoint {
  public:
   static const Checkpoint& Get() {
@@ -56,6 +59,20 @@ class Checkpoint {
   const std::string& folder() const { return folder_; }
   std::string file() const { return folder_ + "/model.safetensors"; }
   int64_t bytes() const { return static_cast<int64_t>(std::filesystem::file_size(file())); }
+  std::string saved() const { return scratch_ + "_saved"; }
+
+  // Parameters of the shapes and dtypes in the file, not filled.
+  std::vector<tensor::NamedTensor> Parameters() const {
+    const auto folder = HfFolder::Open(folder_);
+    if (!folder.ok()) std::abort();
+    std::vector<tensor::NamedTensor> parameters;
+    for (const TensorView* stored : folder->tensors()) {
+      parameters.push_back(
+          {stored->name, at::empty(stored->shape, at::TensorOptions().dtype(
+                                                      tensor::ScalarTypeOf(stored->dtype)))});
+    }
+    return parameters;
+  }
 
   static void Write(const std::string& folder, const std::vector<tensor::NamedTensor>& tensors) {
     HfFolderSpec spec;
@@ -66,17 +83,23 @@ class Checkpoint {
 
  private:
   Checkpoint()
-      : folder_((std::filesystem::temp_directory_path() /
-                 ("rollcall_checkpoint_bench_" + std::to_string(getpid())))
-                    .string()) {
-    Write(folder_, Model(/*filled=*/true));
+      : scratch_((std::filesystem::temp_directory_path() /
+                  ("rollcall_checkpoint_bench_" + std::to_string(getpid())))
+                     .string()) {
+    // Large blocks go back to the system when they are freed: what an earlier repetition had is
+    // not in the next one's baseline.
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    const char* given = std::getenv("ROLLCALL_BENCH_MODEL");
+    folder_ = given == nullptr ? scratch_ : given;
+    if (given == nullptr) Write(folder_, Model());
   }
   ~Checkpoint() {
     std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
+    std::filesystem::remove_all(scratch_, ignored);
   }
 
-  const std::string folder_;
+  const std::string scratch_;
+  std::string folder_;
 };
 
 // Puts the file into the page cache, or out of it.
@@ -131,7 +154,7 @@ void BM_Load(benchmark::State& state) {
     ResetPeak();
     const int64_t before = MemoryOf("VmRSS");
     state.ResumeTiming();
-    const std::vector<tensor::NamedTensor> parameters = Model(/*filled=*/false);
+    const std::vector<tensor::NamedTensor> parameters = checkpoint.Parameters();
     const auto folder = HfFolder::Open(checkpoint.folder());
     if (!folder.ok() || !LoadParameters(*folder, parameters).ok()) std::abort();
     state.PauseTiming();
@@ -146,10 +169,12 @@ void BM_Load(benchmark::State& state) {
 // On disk when it returns: the file is synced.
 void BM_Save(benchmark::State& state) {
   const Checkpoint& checkpoint = Checkpoint::Get();
-  const std::vector<tensor::NamedTensor> tensors = Model(/*filled=*/true);
-  for (auto _ : state) Checkpoint::Write(checkpoint.folder() + "_saved", tensors);
+  const std::vector<tensor::NamedTensor> tensors = checkpoint.Parameters();
+  const auto folder = HfFolder::Open(checkpoint.folder());
+  if (!folder.ok() || !LoadParameters(*folder, tensors).ok()) std::abort();
+  for (auto _ : state) Checkpoint::Write(checkpoint.saved(), tensors);
   state.SetBytesProcessed(state.iterations() * checkpoint.bytes());
-  std::filesystem::remove_all(checkpoint.folder() + "_saved");
+  std::filesystem::remove_all(checkpoint.saved());
 }
 
 double Least(const std::vector<double>& values) {
