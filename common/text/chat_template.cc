@@ -20,8 +20,20 @@ using Json = nlohmann::ordered_json;
 // end tells whether the template keeps trailing spaces.
 constexpr std::string_view kContinueMark = "ROLLCALL_CONTINUES_HERE ";
 
+// Of messages, tools and variables: the crate's JSON reader goes no deeper.
+constexpr int kMaxDepth = 120;
+
 absl::StatusOr<Json> Parse(std::string_view text, const char* what, Json::value_t type) {
-  Json value = Json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
+  bool too_deep = false;
+  const auto check_depth = [&](int depth, Json::parse_event_t, Json&) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return !too_deep;
+  };
+  Json value = Json::parse(text, check_depth, /*allow_exceptions=*/false);
+  if (too_deep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": nested deeper than ", kMaxDepth, " levels"));
+  }
   if (value.is_discarded()) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": not valid JSON"));
   }
@@ -81,20 +93,22 @@ absl::Status CutAtMark(RenderedChat& chat) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Compile(
-    std::string_view source, std::map<std::string, std::string> special_tokens) {
+    std::string_view source, std::map<std::string, std::string> special_tokens,
+    std::string origin) {
   RollcallTemplate* compiled = nullptr;
   CrateBuffer error;
   const int32_t code =
       rollcall_template_compile(CrateBytes(source), source.size(), &compiled, error.out());
   if (absl::Status status = CrateStatus(code, error); !status.ok()) {
-    return Annotate(std::move(status), "chat template");
+    return Annotate(std::move(status), origin);
   }
-  return std::shared_ptr<const ChatTemplate>(new ChatTemplate(compiled, std::move(special_tokens)));
+  return std::shared_ptr<const ChatTemplate>(
+      new ChatTemplate(compiled, std::move(special_tokens), std::move(origin)));
 }
 
 ChatTemplate::ChatTemplate(RollcallTemplate* compiled,
-                           std::map<std::string, std::string> special_tokens)
-    : compiled_(compiled), special_tokens_(std::move(special_tokens)) {}
+                           std::map<std::string, std::string> special_tokens, std::string origin)
+    : compiled_(compiled), special_tokens_(std::move(special_tokens)), origin_(std::move(origin)) {}
 
 ChatTemplate::~ChatTemplate() { rollcall_template_free(compiled_); }
 
@@ -123,6 +137,10 @@ absl::StatusOr<RenderedChat> ChatTemplate::Render(std::string_view messages_json
     ROLLCALL_ASSIGN_OR_RETURN(variables["tools"],
                               Parse(options.tools_json, "tools", Json::value_t::array));
   }
+  if (!options.documents_json.empty()) {
+    ROLLCALL_ASSIGN_OR_RETURN(variables["documents"],
+                              Parse(options.documents_json, "documents", Json::value_t::array));
+  }
   if (!options.extra_variables_json.empty()) {
     ROLLCALL_ASSIGN_OR_RETURN(
         const Json extra, Parse(options.extra_variables_json, "variables", Json::value_t::object));
@@ -136,7 +154,7 @@ absl::StatusOr<RenderedChat> ChatTemplate::Render(std::string_view messages_json
       compiled_, CrateBytes(encoded), encoded.size(),
       absl::ToUnixSeconds(options.now.value_or(absl::Now())), text.out(), spans.out(), error.out());
   if (absl::Status status = CrateStatus(code, error); !status.ok()) {
-    return Annotate(std::move(status), "chat template");
+    return Annotate(std::move(status), origin_);
   }
   RenderedChat chat{text.ToString(), {}};
   const std::vector<uint64_t> numbers = spans.ToVector<uint64_t>();

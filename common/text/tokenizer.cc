@@ -31,7 +31,7 @@ absl::StatusOr<std::optional<uint32_t>> SpecialId(const Tokenizer& tokenizer,
   const std::optional<uint32_t> id = tokenizer.TokenToId(token->second);
   if (!id) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer_config.json: ", name, ": '",
-                                                   token->second,
+                                                   token->second.substr(0, 60),
                                                    "' is not in the vocabulary of tokenizer.json"));
   }
   return id;
@@ -59,7 +59,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::stri
   }
 
   for (const auto& [name, source] : parts.chat_templates) {
-    tokenizer->chat_templates_.emplace(name, ChatTemplate::Compile(source, parts.special_tokens));
+    tokenizer->chat_templates_.emplace(
+        name, ChatTemplate::Compile(source.text, parts.special_tokens, source.place));
   }
   return tokenizer;
 }
@@ -131,13 +132,33 @@ std::optional<uint32_t> Tokenizer::eos_id() const {
   return eos_ids_.empty() ? std::nullopt : std::optional<uint32_t>(eos_ids_.front());
 }
 
+std::string Tokenizer::TemplateNames() const {
+  std::string names;
+  for (const auto& [name, chat_template] : chat_templates_) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+  }
+  return names.empty() ? "none" : names;
+}
+
 absl::StatusOr<RenderedChat> Tokenizer::RenderChat(std::string_view messages_json,
                                                    const ChatTemplateOptions& options) const {
   auto found = chat_templates_.end();
-  if (!options.tools_json.empty()) found = chat_templates_.find("tool_use");
+  if (!options.template_name.empty()) {
+    found = chat_templates_.find(options.template_name);
+    if (found == chat_templates_.end()) {
+      return absl::NotFoundError(absl::StrCat("the tokenizer's folder has no chat template \"",
+                                              options.template_name, "\", it has ",
+                                              TemplateNames()));
+    }
+  }
+  if (found == chat_templates_.end() && !options.tools_json.empty()) {
+    found = chat_templates_.find("tool_use");
+  }
   if (found == chat_templates_.end()) found = chat_templates_.find("default");
   if (found == chat_templates_.end()) {
-    return absl::FailedPreconditionError("the tokenizer's folder has no default chat template");
+    return absl::FailedPreconditionError(
+        absl::StrCat("the tokenizer's folder has no default chat template, it has ",
+                     TemplateNames(), "; where it has one, chat_template.jinja holds it"));
   }
   if (!found->second.ok()) return found->second.status();
   return (*found->second)->Render(messages_json, options);

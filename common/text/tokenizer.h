@@ -67,8 +67,9 @@ class Tokenizer {
   // config.json), each once.
   const std::vector<uint32_t>& eos_ids() const { return eos_ids_; }
 
-  // The text of a chat. FAILED_PRECONDITION where the folder has no chat template; the statuses of
-  // ChatTemplate::Render.
+  // The text of a chat, by the template that options.template_name names, else `tool_use` for calls
+  // with tools where there is one, else `default`. FAILED_PRECONDITION where the folder has no chat
+  // template, NOT_FOUND where it has none of that name; the statuses of ChatTemplate::Render.
   absl::StatusOr<std::string> ApplyChatTemplate(std::string_view messages_json,
                                                 const ChatTemplateOptions& options) const;
   // As above, with the places of what the assistant said.
@@ -78,6 +79,9 @@ class Tokenizer {
 
  private:
   explicit Tokenizer(RollcallTokenizer* tokenizer) : tokenizer_(tokenizer) {}
+
+  // For messages: "default, tool_use".
+  std::string TemplateNames() const;
 
   RollcallTokenizer* const tokenizer_;
   // Constant after Load.

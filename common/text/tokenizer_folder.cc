@@ -53,6 +53,13 @@ void AddSpecialTokens(const Json& config, TokenizerFolder& out) {
       out.special_tokens.emplace(name, *std::move(text));
     }
   }
+  const auto own = config.find("extra_special_tokens");
+  if (own == config.end() || !own->is_object()) return;
+  for (const auto& [name, token] : own->items()) {
+    if (std::optional<std::string> text = TokenText(token)) {
+      out.special_tokens.emplace(name, *std::move(text));
+    }
+  }
 }
 
 // One id or a list of ids; absent or null is an empty list.
@@ -65,7 +72,7 @@ absl::StatusOr<std::vector<uint32_t>> ReadIds(const Json& config, const std::str
     if (!item.is_number_integer() || item < 0 || item > std::numeric_limits<uint32_t>::max()) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, ": ", key, ": expected a token id or a list of them, got ",
-                       value.dump(-1, ' ', false, Json::error_handler_t::replace)));
+                       value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60)));
     }
     ids.push_back(item.get<uint32_t>());
   }
@@ -86,29 +93,47 @@ absl::Status ReadModelIds(const std::string& folder, TokenizerFolder& out) {
   return absl::OkStatus();
 }
 
+// chat_template.jinja is `default`, additional_chat_templates/NAME.jinja is NAME. False where there
+// are no such files: then the configuration may hold templates.
+absl::StatusOr<bool> ReadTemplateFiles(const std::string& folder, TokenizerFolder& out) {
+  namespace fs = std::filesystem;
+  std::map<std::string, std::string> files;
+  if (const std::string path = folder + "/chat_template.jinja"; Exists(path)) {
+    files["default"] = path;
+  }
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder + "/additional_chat_templates", error)) {
+    if (entry.path().extension() == ".jinja") files[entry.path().stem()] = entry.path();
+  }
+  for (const auto& [name, path] : files) {
+    TokenizerFolder::Source& source = out.chat_templates[name];
+    source.place = path;
+    ROLLCALL_ASSIGN_OR_RETURN(source.text, ReadFile(path));
+  }
+  return !files.empty();
+}
+
 absl::Status ReadChatTemplates(const std::string& folder, const Json& config,
                                TokenizerFolder& out) {
-  const std::string path = folder + "/chat_template.jinja";
-  if (Exists(path)) {
-    ROLLCALL_ASSIGN_OR_RETURN(out.chat_templates["default"], ReadFile(path));
+  ROLLCALL_ASSIGN_OR_RETURN(const bool in_files, ReadTemplateFiles(folder, out));
+  if (in_files || !config.contains("chat_template") || config["chat_template"].is_null()) {
     return absl::OkStatus();
   }
-  if (!config.contains("chat_template") || config["chat_template"].is_null()) {
-    return absl::OkStatus();
-  }
+  const std::string place = folder + "/tokenizer_config.json: chat_template";
   const Json& value = config["chat_template"];
   if (value.is_string()) {
-    out.chat_templates["default"] = value.get<std::string>();
+    out.chat_templates["default"] = {value.get<std::string>(), place};
     return absl::OkStatus();
   }
   for (const Json& item : value) {
     if (!item.is_object() || !item.contains("name") || !item["name"].is_string() ||
         !item.contains("template") || !item["template"].is_string()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          folder, "/tokenizer_config.json: chat_template: expected a text or a list of ",
-          "{name, template}"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": expected a text or a list of {name, template}"));
     }
-    out.chat_templates[item["name"].get<std::string>()] = item["template"].get<std::string>();
+    const std::string name = item["name"].get<std::string>();
+    out.chat_templates[name] = {item["template"].get<std::string>(),
+                                absl::StrCat(place, " \"", name, "\"")};
   }
   return absl::OkStatus();
 }

@@ -162,9 +162,24 @@ TEST_F(TokenizerFolderTest, ChatTemplatesByNameAndFromTheirOwnFile) {
   auto tokenizer = Load().value();
   EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", {}).value(), "d</s>");
   EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", with_tools).value(), "t2");
+  ChatTemplateOptions named;
+  named.template_name = "tool_use";
+  EXPECT_THAT(Message(tokenizer->ApplyChatTemplate("[]", named).status()),
+              HasSubstr("cannot calculate length"));
+  named.template_name = "rag";
+  EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", named).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Message(tokenizer->ApplyChatTemplate("[]", named).status()),
+              HasSubstr("no chat template \"rag\", it has default, tool_use"));
+  // Files win over the configuration.
   Write("chat_template.jinja", "file");
   tokenizer = Load().value();
   EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", with_tools).value(), "file");
+  fs::create_directory(folder_ / "additional_chat_templates");
+  Write("additional_chat_templates/rag.jinja", "{{ documents[0].title }}");
+  tokenizer = Load().value();
+  named.documents_json = R"([{"title": "T", "text": "x"}])";
+  EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", named).value(), "T");
+  EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", {}).value(), "file");
 }
 
 TEST_F(TokenizerFolderTest, ABrokenChatTemplateFailsOnlyItsUser) {
@@ -173,6 +188,15 @@ TEST_F(TokenizerFolderTest, ABrokenChatTemplateFailsOnlyItsUser) {
   const auto tokenizer = Load().value();
   EXPECT_EQ(tokenizer->ApplyChatTemplate("[]", {}).status().code(),
             absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(tokenizer->ApplyChatTemplate("[]", {}).status()),
+              HasSubstr("tokenizer_config.json: chat_template: "));
+}
+
+TEST_F(TokenizerFolderTest, AModelsOwnSpecialTokensAreVariablesOfItsTemplate) {
+  Write("tokenizer.json", kTinyTokenizer);
+  Write("tokenizer_config.json", R"({"extra_special_tokens": {"image_token": "<image>"},
+      "chat_template": "{{ image_token }}"})");
+  EXPECT_EQ(Load().value()->ApplyChatTemplate("[]", {}).value(), "<image>");
 }
 
 TEST(Stories260kTest, Loads) {

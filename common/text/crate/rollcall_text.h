@@ -61,5 +61,7 @@ int32_t rollcall_template_render(const RollcallTemplate* compiled, const uint8_t
 
 // Always panics inside the crate.
 int32_t rollcall_text_panic_for_test(RollcallBytes* error);
+// Work without end that may take so long; refused.
+int32_t rollcall_text_endless_for_test(uint64_t milliseconds, RollcallBytes* error);
 
 }  // extern "C"

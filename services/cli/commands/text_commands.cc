@@ -104,6 +104,8 @@ struct ChatTemplateFlags {
   std::string model;
   std::string messages;
   std::string tools;
+  std::string documents;
+  std::string name;
   std::vector<std::string> variables;
   bool add_generation_prompt = false;
   bool continue_final_message = false;
@@ -131,11 +133,15 @@ absl::StatusOr<std::string> VariablesJson(const std::vector<std::string>& assign
 absl::Status ApplyTemplate(const ChatTemplateFlags& flags) {
   ROLLCALL_ASSIGN_OR_RETURN(const std::shared_ptr<const text::Tokenizer> tokenizer,
                             text::Tokenizer::Load(flags.model));
-  text::ChatTemplateOptions options{.add_generation_prompt = flags.add_generation_prompt,
+  text::ChatTemplateOptions options{.template_name = flags.name,
+                                    .add_generation_prompt = flags.add_generation_prompt,
                                     .continue_final_message = flags.continue_final_message};
   ROLLCALL_ASSIGN_OR_RETURN(options.extra_variables_json, VariablesJson(flags.variables));
   if (!flags.tools.empty()) {
     ROLLCALL_ASSIGN_OR_RETURN(options.tools_json, ReadFile(flags.tools));
+  }
+  if (!flags.documents.empty()) {
+    ROLLCALL_ASSIGN_OR_RETURN(options.documents_json, ReadFile(flags.documents));
   }
   ROLLCALL_ASSIGN_OR_RETURN(
       const std::string messages,
@@ -182,7 +188,12 @@ void AddChatTemplateCommand(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("--messages", flags->messages,
                       "JSON list of messages; standard input if absent or -");
-  command->add_option("--tools", flags->tools, "JSON list of tool schemas");
+  command->add_option("--tools", flags->tools, "JSON file with a list of tool schemas");
+  command->add_option("--documents", flags->documents,
+                      "JSON file with a list of documents, {\"title\": …, \"text\": …}");
+  command->add_option("--template", flags->name,
+                      "Name of a template, where the model has several; else tool_use for calls "
+                      "with tools, where there is one, and default");
   command->add_flag("--add-generation-prompt", flags->add_generation_prompt,
                     "End with the header of the assistant's next message");
   command->add_flag("--continue-final-message", flags->continue_final_message,

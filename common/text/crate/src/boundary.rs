@@ -1,5 +1,6 @@
 //! What crosses the C boundary: borrowed byte ranges in, owned buffers out, a panic turned into a code.
 
+use crate::isolate::Failure;
 use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Once;
@@ -14,6 +15,7 @@ pub struct RollcallBytes {
 const OK: i32 = 0;
 const REFUSED: i32 = 1;
 const PANICKED: i32 = 2;
+const MAX_MESSAGE_BYTES: usize = 1000;
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -30,20 +32,34 @@ fn record_panics() {
     });
 }
 
-/// Runs `body`; its message or a panic's goes to `error`, and the code says which it was.
-pub unsafe fn run(error: *mut RollcallBytes, body: impl FnOnce() -> Result<(), String>) -> i32 {
-    record_panics();
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => OK,
-        Ok(Err(message)) => {
-            write_out(error, message.into_bytes());
-            REFUSED
-        }
-        Err(_) => {
-            write_out(error, LAST_PANIC.with(|last| last.take()).into_bytes());
-            PANICKED
-        }
+/// What the panic just caught on this thread said, and where.
+pub fn take_panic() -> String {
+    LAST_PANIC.with(|last| last.take())
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Failure::Refused(message)
     }
+}
+
+/// Runs `body`; its message or a panic's goes to `error`, and the code says which it was.
+pub unsafe fn run(error: *mut RollcallBytes, body: impl FnOnce() -> Result<(), Failure>) -> i32 {
+    record_panics();
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Failure::Panicked(take_panic())));
+    let (code, mut message) = match result {
+        Ok(()) => return OK,
+        Err(Failure::Refused(message) | Failure::Abandoned(message)) => (REFUSED, message),
+        Err(Failure::Panicked(message)) => (PANICKED, message),
+    };
+    // Some messages quote what they do not understand, whole.
+    if message.len() > MAX_MESSAGE_BYTES {
+        let end = (0..=MAX_MESSAGE_BYTES).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    write_out(error, message.into_bytes());
+    code
 }
 
 pub unsafe fn write_out(out: *mut RollcallBytes, bytes: Vec<u8>) {

@@ -1,16 +1,21 @@
 //! Hugging Face tokenizers and chat templates behind a C interface; `rollcall_text.h` is its contract.
 //!
-//! `boundary` keeps panics and Rust types on this side, `stream` decodes token by token, `template` renders chat
+//! `boundary` keeps panics and Rust types on this side, `isolate` bounds what input may cost by `limits`, `stream` decodes
+//! token by token, `template` renders chat
 //! templates as transformers does, and `python` formats values as Python would.
 
 mod boundary;
+mod isolate;
+mod limits;
 mod loops;
 mod python;
 mod stream;
 mod template;
 
 use boundary::{bytes, ids, run, utf8, write_out, RollcallBytes};
+use isolate::{Bounds, Failure};
 use std::sync::Arc;
+use std::time::Duration;
 use stream::StreamDecoder;
 use template::ChatTemplate;
 use tokenizers::Tokenizer;
@@ -29,10 +34,19 @@ pub unsafe extern "C" fn rollcall_tokenizer_load(
     error: *mut RollcallBytes,
 ) -> i32 {
     run(error, || {
-        let mut tokenizer = Tokenizer::from_bytes(bytes(json, size)).map_err(|e| e.to_string())?;
-        // A saved truncation or padding belongs to whoever exported the file; transformers resets both per call.
-        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
-        tokenizer.with_padding(None);
+        let owned = bytes(json, size).to_vec();
+        let tokenizer = isolate::run("reading it", limits::loading(size), move || {
+            let mut tokenizer = Tokenizer::from_bytes(owned).map_err(|e| e.to_string())?;
+            // A saved truncation or padding belongs to whoever exported the file; transformers resets both per call.
+            tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+            tokenizer.with_padding(None);
+            Ok(tokenizer)
+        });
+        // The library unwraps some of what it finds.
+        let tokenizer = tokenizer.map_err(|failure| match failure {
+            Failure::Panicked(message) => Failure::Refused(format!("the tokenizers library cannot read it: {message}")),
+            other => other,
+        })?;
         *out = Box::into_raw(Box::new(RollcallTokenizer(Arc::new(tokenizer))));
         Ok(())
     })
@@ -229,6 +243,22 @@ pub unsafe extern "C" fn rollcall_template_render(
         write_out(out_spans, numbers.flat_map(|number| number.to_ne_bytes()).collect());
         write_out(out_text, text.into_bytes());
         Ok(())
+    })
+}
+
+/// Works without end until it is abandoned.
+///
+/// # Safety
+/// `error` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn rollcall_text_endless_for_test(milliseconds: u64, error: *mut RollcallBytes) -> i32 {
+    run(error, || {
+        let time = Duration::from_millis(milliseconds);
+        isolate::run("the test", Bounds { stack: 1 << 20, memory: 1 << 20, time }, || -> Result<(), String> {
+            loop {
+                std::hint::black_box(vec![0u8; 1 << 13]);
+            }
+        })
     })
 }
 

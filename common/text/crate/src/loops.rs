@@ -54,14 +54,14 @@ pub fn check_loop_subjects(source: &str) -> String {
     out
 }
 
-/// Where `close` begins, outside of string literals (a comment has none).
+/// Where `close` begins, behind the two characters that open the tag and outside of string literals (a comment has none).
 fn find_close(tag: &str, close: &str) -> Option<usize> {
     if close == "#}" {
-        return tag.find(close);
+        return tag[2..].find(close).map(|at| at + 2);
     }
     let mut quote = None;
     let mut skip = false;
-    for (at, c) in tag.char_indices() {
+    for (at, c) in tag.char_indices().skip(2) {
         if std::mem::take(&mut skip) {
             continue;
         }
@@ -141,6 +141,8 @@ mod tests {
             ("{% for x in (a if b else c) %}", "{% for x in rollcall_iterable((a if b else c)) %}"),
             ("{% if x in y %}{{ 'for m in n' }}", "{% if x in y %}{{ 'for m in n' }}"),
             ("{# {% for m in n %} #}{ x", "{# {% for m in n %} #}{ x"),
+            ("{%}{% for m in n %}", "{%}{% for m in n %}"),
+            ("{#}{% for m in n %}#}", "{#}{% for m in n %}#}"),
             ("{% for index in indices %}", "{% for index in rollcall_iterable(indices) %}"),
         ] {
             assert_eq!(check_loop_subjects(source), expected);

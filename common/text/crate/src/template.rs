@@ -2,12 +2,15 @@
 //! string and dict methods, `raise_exception`, `strftime_now`, `tojson` as `json.dumps` spaces it, and
 //! `{% generation %}` blocks whose place in the text is reported.
 
+use crate::isolate::{self, Failure};
+use crate::limits::{self, BoundedText};
 use crate::loops;
 use crate::python::{self, JsonStyle};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cell::Cell;
 use std::ffi::CString;
+use std::sync::{Arc, OnceLock};
 
 const NAME: &str = "chat_template";
 /// Noncharacters: no text should hold them, and `render` notices where one does.
@@ -22,57 +25,88 @@ thread_local! {
 }
 
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
+    /// What the first rendering that had to be abandoned ended with; then there is no other.
+    abandoned: OnceLock<String>,
 }
 
 /// Byte ranges `[begin, end)` of the rendered text.
 pub type Spans = Vec<(usize, usize)>;
 
 impl ChatTemplate {
-    pub fn compile(source: &str) -> Result<Self, String> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(|out, _state, value| {
-            out.write_str(&python_str(value)?).map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
-        });
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_function(loops::CHECK, loops::iterable);
-        environment.add_filter("tojson", to_json);
-        environment.add_filter("string", |value: &Value| python_str(value));
-        environment.add_filter("trim", |value: &Value, characters: Option<String>| -> Result<String, Error> {
-            let text = python_str(value)?;
-            Ok(match characters {
-                Some(set) => text.trim_matches(|c| set.contains(c)).to_string(),
-                None => text.trim().to_string(),
-            })
-        });
-        environment.add_filter(SPAN_FILTER, |text: String| {
-            SPANS.set(SPANS.get() + 1);
-            format!("{SPAN_BEGIN}{text}{SPAN_END}")
-        });
-        environment
-            .add_template_owned(NAME, loops::check_loop_subjects(&generation_blocks_to_filters(source)))
-            .map_err(|e| describe(&e))?;
-        Ok(Self { environment })
+    pub fn compile(source: &str) -> Result<Self, Failure> {
+        if source.len() > limits::MAX_SOURCE_BYTES {
+            let message = format!("it has {} bytes, at most {} are read", source.len(), limits::MAX_SOURCE_BYTES);
+            return Err(Failure::Refused(message));
+        }
+        let owned = source.to_string();
+        let environment = isolate::run("compiling", limits::compiling(source.len()), move || build(&owned))?;
+        Ok(Self { environment: Arc::new(environment), abandoned: OnceLock::new() })
     }
 
     /// `variables`: a JSON object.
-    pub fn render(&self, variables: &[u8], now_unix_seconds: i64) -> Result<(String, Spans), String> {
-        let variables: serde_json::Value =
-            serde_json::from_slice(variables).map_err(|e| format!("variables are not JSON: {e}"))?;
-        NOW.set(now_unix_seconds);
-        SPANS.set(0);
-        let template = self.environment.get_template(NAME).map_err(|e| describe(&e))?;
-        let marked = template.render(Value::from_serialize(&variables)).map_err(|e| describe(&e))?;
-        take_spans(&marked, SPANS.get())
+    pub fn render(&self, variables: &[u8], now_unix_seconds: i64) -> Result<(String, Spans), Failure> {
+        if let Some(message) = self.abandoned.get() {
+            return Err(Failure::Refused(message.clone()));
+        }
+        let environment = Arc::clone(&self.environment);
+        let owned = variables.to_vec();
+        let work = move || render(&environment, &owned, now_unix_seconds);
+        let result = isolate::run("rendering", limits::rendering(variables.len()), work);
+        if let Err(Failure::Abandoned(message)) = &result {
+            let _ = self.abandoned.set(message.clone());
+        }
+        result
     }
+}
+
+fn build(source: &str) -> Result<Environment<'static>, String> {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(limits::MAX_INSTRUCTIONS));
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out, _state, value| {
+        out.write_str(&python_str(value)?).map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
+    });
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_function(loops::CHECK, loops::iterable);
+    environment.add_filter("tojson", to_json);
+    environment.add_filter("string", |value: &Value| python_str(value));
+    environment.add_filter("trim", |value: &Value, characters: Option<String>| -> Result<String, Error> {
+        let text = python_str(value)?;
+        Ok(match characters {
+            Some(set) => text.trim_matches(|c| set.contains(c)).to_string(),
+            None => text.trim().to_string(),
+        })
+    });
+    environment.add_filter(SPAN_FILTER, |text: String| {
+        SPANS.set(SPANS.get() + 1);
+        format!("{SPAN_BEGIN}{text}{SPAN_END}")
+    });
+    environment
+        .add_template_owned(NAME, loops::check_loop_subjects(&generation_blocks_to_filters(source)))
+        .map_err(|e| describe(&e))?;
+    Ok(environment)
+}
+
+fn render(environment: &Environment, variables: &[u8], now_unix_seconds: i64) -> Result<(String, Spans), String> {
+    let variables: serde_json::Value =
+        serde_json::from_slice(variables).map_err(|e| format!("variables are not JSON: {e}"))?;
+    NOW.set(now_unix_seconds);
+    SPANS.set(0);
+    let template = environment.get_template(NAME).map_err(|e| describe(&e))?;
+    let mut text = BoundedText::default();
+    template.render_captured_to(Value::from_serialize(&variables), &mut text).map_err(|e| describe(&e))?;
+    take_spans(text.into_string()?, SPANS.get())
 }
 
 /// The message of an error and of those below it, with the template's line.
 fn describe(error: &Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("rendering takes more than {} instructions", limits::MAX_INSTRUCTIONS);
+    }
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -115,9 +149,9 @@ fn generation_blocks_to_filters(source: &str) -> String {
     out
 }
 
-fn take_spans(marked: &str, expected: usize) -> Result<(String, Spans), String> {
+fn take_spans(marked: String, expected: usize) -> Result<(String, Spans), String> {
     if expected == 0 {
-        return Ok((marked.to_string(), Vec::new()));
+        return Ok((marked, Vec::new()));
     }
     let mut text = String::with_capacity(marked.len());
     let mut begins = Vec::new();
@@ -195,6 +229,26 @@ fn python_str(value: &Value) -> Result<String, Error> {
 }
 
 fn plain_json(value: &Value) -> Result<serde_json::Value, Error> {
+    check_depth(value, 0)?;
     serde_json::to_value(value)
         .map_err(|e| Error::new(ErrorKind::BadSerialization, format!("not representable as JSON: {e}")))
+}
+
+/// Neither serde nor the printers below bound how deep they go.
+fn check_depth(value: &Value, depth: usize) -> Result<(), Error> {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+        return Ok(());
+    }
+    if depth == limits::MAX_DEPTH {
+        let message = format!("a value to print is nested deeper than {} levels", limits::MAX_DEPTH);
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    let is_map = value.kind() == ValueKind::Map;
+    for item in value.try_iter()? {
+        match is_map {
+            true => check_depth(&value.get_item(&item)?, depth + 1)?,
+            false => check_depth(&item, depth + 1)?,
+        }
+    }
+    Ok(())
 }
