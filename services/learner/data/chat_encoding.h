@@ -36,13 +36,15 @@ absl::StatusOr<std::vector<uint32_t>> EncodeContinuation(const text::Tokenizer& 
                                                          std::string_view text,
                                                          bool add_special_tokens);
 
-// A chat as tokens, with the loss on what the assistant says in messages[first_taught] and later:
-// the difference between the template's text up to the header of its turn and the text with the
-// turn, up to the last end-of-sequence token in it where there is one (what a template puts after
-// that is never sampled).
+// A chat as tokens, with the loss on what the assistant says in messages[first_taught] and later.
+// Where the template has {% generation %} blocks, those are what it says, as transformers'
+// return_assistant_tokens_mask has them. Elsewhere it is the difference between the template's text
+// up to the header of its turn and the text with the turn, up to the first end-of-sequence token in
+// it where there is one (what a template puts after that is never sampled).
 //
 // INVALID_ARGUMENT when the template rewrites what it said earlier (a longer chat's text does not
-// begin with the shorter one's), for then no token sequence teaches every turn as it will be seen.
+// begin with the shorter one's, as with templates that drop the thinking of earlier turns), for
+// then no token sequence teaches every turn as it will be seen.
 absl::StatusOr<MaskedTokens> EncodeChat(const text::Tokenizer& tokenizer,
                                         const nlohmann::json& messages, size_t first_taught);
 

@@ -93,6 +93,57 @@ TEST(LoadDemonstrations, TeachesOnlyTheCompletionOfAChatPrompt) {
   EXPECT_EQ(from_messages->loss_mask, from_string->loss_mask);
 }
 
+// What is inside of the block is taught: here without the end of the turn, unlike by differences.
+TEST(LoadDemonstrations, GenerationBlocksDecideTheMask) {
+  const TestFolder folder;
+  const auto tokenizer = folder.Tokenizer(
+      "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}"
+      "{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+      "<eos>|{% endfor %}{% if add_generation_prompt %}a:{% endif %}");
+  const std::string turns =
+      R"([{"role": "b", "content": "1"}, {"role": "assistant", "content": "23"},)"
+      R"( {"role": "b", "content": "4"})";
+  const auto chat =
+      ReadOne(folder, R"({"messages": )" + turns + R"(, {"role": "assistant", "content": "5"}]})",
+              *tokenizer);
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_THAT(chat->token_ids, ElementsAreArray(Ids("b:1$|a:23$|b:4$|a:5$|")));
+  EXPECT_EQ(Mask(*chat), "000000011000000000100");
+  const auto completion =
+      ReadOne(folder, R"({"prompt": )" + turns + R"(], "completion": "5"})", *tokenizer);
+  ASSERT_TRUE(completion.ok()) << completion.status();
+  EXPECT_EQ(completion->token_ids, chat->token_ids);
+  EXPECT_EQ(Mask(*completion), "000000000000000000100");
+}
+
+TEST(LoadDemonstrations, GenerationBlocksDoNotHideRewrittenHistory) {
+  const TestFolder folder;
+  const auto tokenizer = folder.Tokenizer(
+      "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}{% generation %}"
+      "{% if loop.last %}j{% endif %}{{ m.content }}{% endgeneration %}{% endif %}|{% endfor %}");
+  const auto chat = ReadOne(
+      folder,
+      R"({"messages": [{"role": "b", "content": "1"}, {"role": "assistant", "content": "2"},)"
+      R"( {"role": "b", "content": "3"}, {"role": "assistant", "content": "4"}]})",
+      *tokenizer);
+  EXPECT_THAT(std::string(chat.status().message()),
+              HasSubstr("sft.jsonl:1: the chat template rewrites history at message 2"));
+}
+
+// As Phi-3's: <eos> behind a whole chat, and not between its turns.
+TEST(LoadDemonstrations, ATokenThatClosesAChatIsNoHistory) {
+  const TestFolder folder;
+  const auto tokens = ReadOne(
+      folder,
+      R"({"messages": [{"role": "b", "content": "1"}, {"role": "assistant", "content": "23"},)"
+      R"( {"role": "b", "content": "4"}, {"role": "assistant", "content": "5"}]})",
+      *folder.Tokenizer("{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}"
+                        "{% if add_generation_prompt %}a:{% else %}{{ eos_token }}{% endif %}"));
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_THAT(tokens->token_ids, ElementsAreArray(Ids("b:1|a:23|b:4|a:5|$")));
+  EXPECT_EQ(Mask(*tokens), "000000111000000111");
+}
+
 TEST(LoadDemonstrations, RefusesATemplateThatRewritesHistory) {
   const TestFolder folder;
   const auto tokens = ReadOne(

@@ -27,6 +27,8 @@ class TestFolder {
   }
   ~TestFolder() { std::filesystem::remove_all(path_); }
 
+  std::string path() const { return path_.string(); }
+
   std::string Write(const std::string& name, const std::string& text) const {
     std::ofstream(path_ / name, std::ios::binary) << text;
     return (path_ / name).string();
