@@ -49,7 +49,21 @@ void CheckAddress(const std::string& field, const std::string& address, Violatio
   }
 }
 
-void CheckVerifier(const std::string& path, const v1::VerifierConfig& verifier, Violations* found) {
+// `calls`: whether the reader is the process that calls the model's server.
+void CheckRewardModel(const std::string& path, const v1::RewardModelVerifier& model, bool calls,
+                      Violations* found) {
+  CheckAddress(path + ".listen", model.listen(), found);
+  if (!model.address().empty()) {
+    CheckAddress(path + ".address", model.address(), found);
+  } else if (calls) {
+    found->Add(path + ".address",
+               "is needed where the reward service runs alone: where rollcall-reward-model serves "
+               "this model");
+  }
+}
+
+void CheckVerifier(const std::string& path, const v1::VerifierConfig& verifier, Role role,
+                   Violations* found) {
   if (!IsMetricName(verifier.name())) {
     found->Add(path + ".name", "only a to z, 0 to 9 and _ are allowed, got \"", verifier.name(),
                "\"");
@@ -57,6 +71,10 @@ void CheckVerifier(const std::string& path, const v1::VerifierConfig& verifier, 
   switch (verifier.kind_case()) {
     case v1::VerifierConfig::kRemote:
       CheckAddress(path + ".remote.address", verifier.remote().address(), found);
+      break;
+    case v1::VerifierConfig::kRewardModel:
+      CheckRewardModel(path + ".reward_model", verifier.reward_model(), role == Role::kReward,
+                       found);
       break;
     case v1::VerifierConfig::kLength: {
       const v1::LengthRule& rule = verifier.length();
@@ -72,14 +90,16 @@ void CheckVerifier(const std::string& path, const v1::VerifierConfig& verifier, 
       }
       break;
     case v1::VerifierConfig::KIND_NOT_SET:
-      found->Add(path, "needs one of exact_match, numeric_answer, regex, length, contains, remote");
+      found->Add(path,
+                 "needs one of exact_match, numeric_answer, regex, length, contains, remote, "
+                 "reward_model");
       break;
     default:
       break;
   }
 }
 
-void CheckReward(const v1::RewardSection& reward, Violations* found) {
+void CheckReward(const v1::RewardSection& reward, Role role, Violations* found) {
   CheckAddress("reward.listen", reward.listen(), found);
   if (reward.verifiers().empty()) {
     found->Add("reward.verifiers", "needs at least one verifier: without one there is no reward");
@@ -90,7 +110,7 @@ void CheckReward(const v1::RewardSection& reward, Violations* found) {
   for (int i = 0; i < reward.verifiers_size(); ++i) {
     const v1::VerifierConfig& verifier = reward.verifiers(i);
     const std::string path = absl::StrCat("reward.verifiers[", i, "]");
-    CheckVerifier(path, verifier, found);
+    CheckVerifier(path, verifier, role, found);
     const auto [first, is_new] = first_of_name.emplace(verifier.name(), i);
     if (!is_new) {
       found->Add(path + ".name", "\"", verifier.name(), "\" is also the name of reward.verifiers[",
@@ -154,7 +174,7 @@ void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
                kMaxSamplesPerStep, ", got ", prompts * samples);
   }
   CheckGenerator(config, found);
-  CheckReward(config.reward(), found);
+  CheckReward(config.reward(), Role::kRun, found);
   if (NeedsReferenceService(config)) CheckReference(config, found);
 }
 
@@ -178,7 +198,7 @@ void CheckRun(const v1::RunConfig& config, Violations* found) {
   }
   if (!trains) {
     CheckGenerator(config, found);
-    CheckReward(config.reward(), found);
+    CheckReward(config.reward(), Role::kRun, found);
   }
   if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
 }
@@ -192,6 +212,7 @@ std::vector<std::string_view> RequiredSections(Role role) {
     case Role::kGenerator:
       return {"model", "generator"};
     case Role::kReward:
+    case Role::kRewardModel:
       return {"reward"};
     case Role::kReference:
       return {"model", "reference"};
@@ -227,7 +248,8 @@ std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
       CheckGenerator(config, &found);
       break;
     case Role::kReward:
-      CheckReward(config.reward(), &found);
+    case Role::kRewardModel:
+      CheckReward(config.reward(), role, &found);
       break;
     case Role::kReference:
       CheckReference(config, &found);

@@ -13,7 +13,7 @@ namespace rollcall::config {
 // Who reads the configuration. Every process takes the whole of it; a service that runs alone needs
 // only its own sections to be complete, so a file with nothing but `reward:` starts a reward
 // service.
-enum class Role { kRun, kLearner, kGenerator, kReward, kReference };
+enum class Role { kRun, kLearner, kGenerator, kReward, kRewardModel, kReference };
 
 // A rule between fields that is broken.
 struct Violation {

@@ -34,9 +34,7 @@ absl::StatusOr<KvCache> KvCache::Create(const ModelConfig& config, const KvCache
 
 int64_t KvCache::BytesPerBlock(const ModelConfig& config, int64_t block_size,
                                at::ScalarType dtype) {
-  const int64_t per_token = config.head_dim + kernels::PaddedHead(config.head_dim);
-  return config.num_layers * config.num_kv_heads * block_size * per_token *
-         static_cast<int64_t>(c10::elementSize(dtype));
+  return config.KvElementsPerToken() * block_size * static_cast<int64_t>(c10::elementSize(dtype));
 }
 
 void KvCache::CopyBlock(int64_t source, int64_t destination) {

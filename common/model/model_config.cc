@@ -380,4 +380,8 @@ int64_t ModelConfig::ParameterCount() const {
   return count;
 }
 
+int64_t ModelConfig::KvElementsPerToken() const {
+  return num_layers * num_kv_heads * (head_dim + kernels::PaddedHead(head_dim));
+}
+
 }  // namespace rollcall::model

@@ -118,6 +118,8 @@ struct ModelConfig {
   absl::Status RequireLanguageModel() const;
 
   int64_t ParameterCount() const;
+  // Elements that one token takes in the KV cache, all layers together.
+  int64_t KvElementsPerToken() const;
 };
 
 }  // namespace rollcall::model

@@ -40,16 +40,18 @@ std::optional<int> ParseFlags(int argc, char** argv, const ServiceSpec& spec, Fl
   app.add_option("--config", flags->config, "Configuration of the run, YAML")->required();
   app.add_option("--set", flags->sets, "Override one value, a.b=c; may be repeated")
       ->allow_extra_args(false);
+  const std::string section = spec.endpoints ? "the configuration's " : spec.name + ".";
   app.add_option("--listen", flags->listen,
                  absl::StrCat("Address to serve on, unix:/path or host:port (port 0: a free one); "
                               "default: ",
-                              spec.name, ".listen"));
+                              section, "listen"));
   app.add_option("--metrics-listen", flags->metrics_listen,
                  absl::StrCat("Address of /metrics, host:port, or \"\" for none; default: ",
-                              spec.name, ".metrics_listen"));
+                              section, "metrics_listen"));
   app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
+  if (spec.add_flags) spec.add_flags(app);
   app.set_version_flag("--version", absl::StrCat(binary, " ", std::string(Version()), " (",
                                                  std::string(BuildType()), ")"));
   try {
@@ -60,16 +62,11 @@ std::optional<int> ParseFlags(int argc, char** argv, const ServiceSpec& spec, Fl
   return std::nullopt;
 }
 
-struct Endpoints {
-  std::string listen;
-  std::string metrics_listen;
-};
-
-Endpoints EndpointsOf(const v1::RunConfig& config, const ServiceSpec& spec, const Flags& flags) {
-  auto from = [&flags](const auto& section) {
-    return Endpoints{flags.listen.value_or(section.listen()),
-                     flags.metrics_listen.value_or(section.metrics_listen())};
+Endpoints ConfiguredEndpoints(const v1::RunConfig& config, const ServiceSpec& spec) {
+  const auto from = [](const auto& section) {
+    return Endpoints{section.listen(), section.metrics_listen()};
   };
+  if (spec.endpoints) return spec.endpoints(config);
   switch (spec.role) {
     case config::Role::kGenerator:
       return from(config.generator());
@@ -79,9 +76,16 @@ Endpoints EndpointsOf(const v1::RunConfig& config, const ServiceSpec& spec, cons
       return from(config.reference());
     case config::Role::kRun:
     case config::Role::kLearner:
+    case config::Role::kRewardModel:
       break;
   }
   return from(config.learner());
+}
+
+Endpoints EndpointsOf(const v1::RunConfig& config, const ServiceSpec& spec, const Flags& flags) {
+  const Endpoints configured = ConfiguredEndpoints(config, spec);
+  return {flags.listen.value_or(configured.listen),
+          flags.metrics_listen.value_or(configured.metrics_listen)};
 }
 
 // gRPC's own complaints in our format.

@@ -14,6 +14,10 @@
 #include "common/rpc/limits.h"
 #include "rollcall/v1/config.pb.h"
 
+namespace CLI {
+class App;
+}
+
 namespace grpc {
 class Service;
 }
@@ -58,15 +62,25 @@ class HostedService {
   virtual absl::Status Drain(absl::Time deadline) = 0;
 };
 
+// Where a service listens, unless its flags say otherwise.
+struct Endpoints {
+  std::string listen;
+  std::string metrics_listen;  // "": nowhere
+};
+
 struct ServiceSpec {
   std::string name;         // "generator"; the binary is rollcall-generator
   std::string description;  // for --help, one or two sentences
-  config::Role role;        // which section must be complete, and gives the addresses
+  config::Role role;        // which section must be complete
   // Makes the service, cheaply; INVALID_ARGUMENT means that the configuration cannot work
   // (kExitUsage).
   std::function<absl::StatusOr<std::unique_ptr<HostedService>>(const ServiceContext&)> create;
   // Largest message of its contracts.
   int max_message_bytes = kMaxMessageBytes;
+  // Adds the binary's own flags; may be empty. They are parsed before anything else happens.
+  std::function<void(CLI::App&)> add_flags = nullptr;
+  // Where it listens; empty: the `listen` and `metrics_listen` of the role's section.
+  std::function<Endpoints(const v1::RunConfig&)> endpoints = nullptr;
 };
 
 // A service's whole main(): flags, configuration, logs, metrics, server, shutdown; returns the exit

@@ -16,7 +16,7 @@ class ReferenceService final : public rpc::HostedService {
  public:
   explicit ReferenceService(const rpc::ServiceContext& context)
       : config_(context.config),
-        metrics_(context.metrics),
+        metrics_(context.metrics, "reference"),
         queue_({.batch_tokens = config_.reference().batch_tokens(),
                 .max_waiting_sequences = config_.reference().max_waiting_sequences()},
                Clock::Real()) {}
@@ -24,18 +24,18 @@ class ReferenceService final : public rpc::HostedService {
   std::vector<grpc::Service*> services() override { return {service_.get()}; }
 
   absl::Status Start() override {
-    const DecoderScorerOptions options{.model_path = config_.reference().model_path().empty()
-                                                         ? config_.model().path()
-                                                         : config_.reference().model_path(),
-                                       .dtype = config_.model().dtype(),
-                                       .device = config_.model().device(),
-                                       .threads = config_.reference().threads(),
-                                       .context_tokens = config_.model().context_tokens()};
+    const model::FrozenModelOptions options{.path = config_.reference().model_path().empty()
+                                                        ? config_.model().path()
+                                                        : config_.reference().model_path(),
+                                            .dtype = config_.model().dtype(),
+                                            .device = config_.model().device(),
+                                            .threads = config_.reference().threads(),
+                                            .context_tokens = config_.model().context_tokens()};
     const absl::Time start = absl::Now();
     ROLLCALL_ASSIGN_OR_RETURN(
         engine_,
         Engine::Start([options] { return LoadDecoderScorer(options); }, &queue_, &metrics_));
-    LogInfo("model loaded", {{"path", options.model_path}, {"seconds", absl::Now() - start}});
+    LogInfo("model loaded", {{"path", options.path}, {"seconds", absl::Now() - start}});
     service_ = std::make_unique<LogProbService>(engine_.get(), &queue_, &metrics_, Clock::Real());
     return absl::OkStatus();
   }
@@ -50,7 +50,7 @@ class ReferenceService final : public rpc::HostedService {
 
  private:
   const v1::RunConfig& config_;
-  ReferenceMetrics metrics_;
+  batching::BatchMetrics metrics_;
   BatchQueue queue_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<LogProbService> service_;

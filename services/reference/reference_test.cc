@@ -9,8 +9,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/base/clock.h"
 #include "common/metrics/registry.h"
-#include "services/reference/batch_queue.h"
-#include "services/reference/engine.h"
+#include "services/reference/engine/scorer.h"
 #include "services/reference/service.h"
 #include "services/reference/validate.h"
 
@@ -20,88 +19,13 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ScoreJobPtr Job(const std::vector<size_t>& lengths, float temperature = 1) {
+ScoreJobPtr Job(const std::vector<size_t>& lengths) {
   auto job = std::make_shared<ScoreJob>();
   for (const size_t length : lengths) {
     job->sequences.push_back({std::vector<uint32_t>(length, 1), 1});
   }
-  job->temperature = temperature;
   job->done = [](const ScoreJob::Result&) {};
   return job;
-}
-
-std::vector<size_t> LengthsOf(const Batch& batch) {
-  std::vector<size_t> lengths;
-  for (const Batch::Item& item : batch.items) {
-    lengths.push_back(item.job->sequences[item.sequence].token_ids.size());
-  }
-  return lengths;
-}
-
-TEST(BatchQueueTest, CutsBatchesByTokensInOrderOfArrival) {
-  BatchQueue queue({.batch_tokens = 10, .max_waiting_sequences = 100}, Clock::Real());
-  ASSERT_TRUE(queue.Admit(Job({4, 4})).ok());
-  ASSERT_TRUE(queue.Admit(Job({2, 12, 3})).ok());
-  EXPECT_THAT(LengthsOf(*queue.Next()), ElementsAre(4, 4, 2));
-  EXPECT_THAT(LengthsOf(*queue.Next()), ElementsAre(12));  // longer than the budget: alone
-  EXPECT_THAT(LengthsOf(*queue.Next()), ElementsAre(3));
-  queue.Close();
-  EXPECT_EQ(queue.Next(), std::nullopt);
-}
-
-TEST(BatchQueueTest, ABatchHasOneTemperature) {
-  BatchQueue queue({.batch_tokens = 100, .max_waiting_sequences = 100}, Clock::Real());
-  ASSERT_TRUE(queue.Admit(Job({3}, 1)).ok());
-  ASSERT_TRUE(queue.Admit(Job({4}, 0.5)).ok());
-  ASSERT_TRUE(queue.Admit(Job({5}, 0.5)).ok());
-  EXPECT_THAT(LengthsOf(*queue.Next()), ElementsAre(3));
-  EXPECT_THAT(LengthsOf(*queue.Next()), ElementsAre(4, 5));
-}
-
-TEST(BatchQueueTest, RefusesWhatWouldPassTheBound) {
-  BatchQueue queue({.batch_tokens = 100, .max_waiting_sequences = 3}, Clock::Real());
-  ASSERT_TRUE(queue.Admit(Job({1, 1, 1, 1, 1})).ok());  // larger than the bound, but alone
-  EXPECT_TRUE(absl::IsResourceExhausted(queue.Admit(Job({1}))));
-  EXPECT_EQ(queue.waiting_sequences(), 5u);
-  queue.Next();
-  EXPECT_EQ(queue.waiting_sequences(), 0u);
-  EXPECT_TRUE(queue.Admit(Job({1})).ok());
-  queue.Close();
-  EXPECT_TRUE(absl::IsUnavailable(queue.Admit(Job({1}))));
-}
-
-TEST(BatchQueueTest, SkipsWhatNobodyWaitsFor) {
-  SimulatedClock clock;
-  BatchQueue queue({.batch_tokens = 100, .max_waiting_sequences = 100}, &clock);
-  std::vector<absl::StatusCode> answers;
-  const auto admit = [&](absl::Duration deadline) {
-    ScoreJobPtr job = Job({2});
-    job->deadline = clock.Now() + deadline;
-    job->done = [&](const ScoreJob::Result& result) { answers.push_back(result.status().code()); };
-    EXPECT_TRUE(queue.Admit(job).ok());
-    return job;
-  };
-  admit(absl::Seconds(1));
-  admit(absl::Seconds(9))->cancelled = true;
-  admit(absl::Seconds(9));
-  clock.Advance(absl::Seconds(2));
-  EXPECT_EQ(queue.Next()->items.size(), 1u);
-  EXPECT_THAT(answers,
-              ElementsAre(absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kCancelled));
-  EXPECT_EQ(queue.waiting_sequences(), 0u);
-}
-
-TEST(BatchQueueTest, AbandonAnswersEverythingThatWaits) {
-  BatchQueue queue({}, Clock::Real());
-  int answers = 0;
-  ScoreJobPtr job = Job({2, 2});
-  job->done = [&](const ScoreJob::Result& result) {
-    answers += absl::IsUnavailable(result.status()) ? 1 : 0;
-  };
-  ASSERT_TRUE(queue.Admit(job).ok());
-  queue.Abandon();
-  EXPECT_EQ(answers, 1);
-  EXPECT_EQ(queue.Next(), std::nullopt);
 }
 
 TEST(ValidateTest, NamesTheField) {
@@ -150,9 +74,9 @@ class FakeScorer final : public Scorer {
       ScoredSequence& result = results.emplace_back();
       for (size_t t = sequence.score_from; t < sequence.token_ids.size(); ++t) {
         if (sequence.token_ids[t] == 99) return absl::ResourceExhaustedError("no memory");
-        result.logprobs.push_back(-item.job->temperature *
+        result.logprobs.push_back(-item.job->mode.temperature *
                                   static_cast<float>(sequence.token_ids[t]));
-        if (item.job->with_entropy) result.entropies.push_back(1.5f);
+        if (item.job->mode.with_entropy) result.entropies.push_back(1.5f);
       }
     }
     return results;
@@ -165,7 +89,7 @@ class FakeScorer final : public Scorer {
 class LogProbServiceTest : public ::testing::Test {
  protected:
   LogProbServiceTest()
-      : metrics_(registry_),
+      : metrics_(registry_, "reference"),
         queue_({.batch_tokens = 8, .max_waiting_sequences = 4}, Clock::Real()) {
     auto engine = Engine::Start(
         [] { return absl::StatusOr<std::unique_ptr<Scorer>>(std::make_unique<FakeScorer>()); },
@@ -192,7 +116,7 @@ class LogProbServiceTest : public ::testing::Test {
   }
 
   metrics::Registry registry_;
-  ReferenceMetrics metrics_;
+  batching::BatchMetrics metrics_;
   BatchQueue queue_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<LogProbService> service_;
@@ -251,16 +175,6 @@ TEST_F(LogProbServiceTest, DrainsWhatWasAdmitted) {
   EXPECT_TRUE(engine_->AwaitDrained(absl::InfiniteFuture()));
   EXPECT_TRUE(answered.HasBeenNotified());
   EXPECT_EQ(Score(Request({{1, 2}})).error_code(), grpc::UNAVAILABLE);
-}
-
-TEST(EngineTest, AModelThatDoesNotLoadIsAnError) {
-  metrics::Registry registry;
-  ReferenceMetrics metrics(registry);
-  BatchQueue queue({}, Clock::Real());
-  const auto engine = Engine::Start(
-      [] { return absl::StatusOr<std::unique_ptr<Scorer>>(absl::NotFoundError("no folder")); },
-      &queue, &metrics);
-  EXPECT_TRUE(absl::IsNotFound(engine.status()));
 }
 
 }  // namespace

@@ -1,15 +1,11 @@
 #pragma once
 
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "common/batching/batch_queue.h"
+#include "common/batching/score_job.h"
 
 namespace rollcall::reference {
 
@@ -25,33 +21,15 @@ struct ScoredSequence {
   std::vector<float> entropies;  // nats, >= 0; empty unless asked for
 };
 
-// One admitted request. It is answered exactly once, whoever comes first: the engine with results
-// or an error, or the queue when it expires. Fields up to `done` are constant after admission;
-// `results` and `remaining` belong to the engine thread.
-struct ScoreJob {
-  using Result = absl::StatusOr<std::vector<ScoredSequence>>;
-
-  std::vector<SequenceToScore> sequences;
+struct ScoreMode {
   float temperature = 1;
   bool with_entropy = false;
-  absl::Time deadline = absl::InfiniteFuture();
-  std::function<void(Result)> done;
-
-  std::vector<ScoredSequence> results;
-  size_t remaining = 0;
-
-  // Set by the RPC thread when the caller went away; what is left of the job is then skipped.
-  std::atomic<bool> cancelled = false;
-
-  void Answer(Result result) {
-    if (!answered_.exchange(true)) done(std::move(result));
-  }
-  bool answered() const { return answered_; }
-
- private:
-  std::atomic<bool> answered_ = false;
+  bool operator==(const ScoreMode&) const = default;
 };
 
+using ScoreJob = batching::ScoreJob<SequenceToScore, ScoredSequence, ScoreMode>;
 using ScoreJobPtr = std::shared_ptr<ScoreJob>;
+using Batch = batching::Batch<ScoreJob>;
+using BatchQueue = batching::BatchQueue<ScoreJob>;
 
 }  // namespace rollcall::reference

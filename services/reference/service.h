@@ -1,10 +1,9 @@
 #pragma once
 
 #include "common/base/clock.h"
+#include "common/batching/batch_metrics.h"
 #include "rollcall/v1/logprob.grpc.pb.h"
-#include "services/reference/batch_queue.h"
-#include "services/reference/engine.h"
-#include "services/reference/reference_metrics.h"
+#include "services/reference/engine/scorer.h"
 
 namespace rollcall::reference {
 
@@ -13,7 +12,8 @@ namespace rollcall::reference {
 class LogProbService final : public v1::LogProb::CallbackService {
  public:
   // All must outlive the server this is registered with.
-  LogProbService(const Engine* engine, BatchQueue* queue, ReferenceMetrics* metrics, Clock* clock)
+  LogProbService(const Engine* engine, BatchQueue* queue, batching::BatchMetrics* metrics,
+                 Clock* clock)
       : engine_(engine), queue_(queue), metrics_(metrics), clock_(clock) {}
 
   grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
@@ -26,7 +26,7 @@ class LogProbService final : public v1::LogProb::CallbackService {
  private:
   const Engine* const engine_;
   BatchQueue* const queue_;
-  ReferenceMetrics* const metrics_;
+  batching::BatchMetrics* const metrics_;
   Clock* const clock_;
 };
 

@@ -48,8 +48,8 @@ absl::StatusOr<ScoreJobPtr> ParseRequest(const v1::LogProbRequest& request,
         absl::StrCat("temperature: must be > 0 and finite, got ", request.temperature()));
   }
   auto job = std::make_shared<ScoreJob>();
-  job->temperature = request.has_temperature() ? request.temperature() : 1.0f;
-  job->with_entropy = request.with_entropy();
+  job->mode.temperature = request.has_temperature() ? request.temperature() : 1.0f;
+  job->mode.with_entropy = request.with_entropy();
   job->sequences.reserve(request.sequences_size());
   for (int i = 0; i < request.sequences_size(); ++i) {
     ROLLCALL_ASSIGN_OR_RETURN(SequenceToScore sequence,

@@ -3,6 +3,7 @@
 import json
 
 import harness
+import tiny_model
 
 VERIFIER = ["--verifier", "exact_match,after==", "--verifier", "length,max_tokens=4,weight=0"]
 
@@ -43,6 +44,16 @@ class EvalTest(harness.EndToEndTest):
         self.assertGreater(figures["reward/standard_error"], 0)
         self.assertTrue(0 <= figures["maj@4"] <= 1)
         self.assertEqual((figures["prompts"], figures["samples"], figures["prompts/failed"]), (6, 24, 0))
+
+    def test_a_reward_model_judges(self):
+        model = tiny_model.write_reward_model(self.folder / "reward_model")
+        judge = ["--verifier", f"reward_model,path={model},threads=1", "--out", str(self.out), "--json"]
+        first, _ = self.evaluate(*judge)
+        rewards = [sample["reward"] for sample in self.samples()]
+        self.assertEqual(len(set(rewards)), 6, rewards)
+        again, _ = self.evaluate(*judge)
+        self.assertEqual(json.loads(again)["prompts/resumed"], 6)
+        self.assertEqual(json.loads(again)["reward/mean"], json.loads(first)["reward/mean"])
 
     def test_goes_on_with_what_is_in_the_file(self):
         whole, _ = self.evaluate(*VERIFIER, "-k", "2", "--out", str(self.out), "--json")

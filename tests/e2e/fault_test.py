@@ -4,6 +4,7 @@ import os
 import signal
 
 import harness
+import tiny_model
 
 
 class FaultTest(harness.EndToEndTest):
@@ -38,6 +39,21 @@ class FaultTest(harness.EndToEndTest):
             os.kill(self.child(process, service), signal.SIGKILL)
         self.finish(process)
         self.assertEqual(self.model_hash("killed"), self.expected)
+        self.assertFalse([name for row in self.metrics("killed") for name in row
+                          if name.startswith("groups/dropped/") and row[name] > 0])
+
+    def test_killed_reward_model_comes_back(self):
+        tiny_model.write_reward_model(self.folder / "reward_model")
+        model = ('reward.verifiers=[{name: quality, reward_model: '
+                 f'{{path: {self.folder}/reward_model, threads: 1}}}}]')
+        self.train("judged", self.STEPS, model)
+        process = self.start_train("killed", self.STEPS, model)
+        self.await_step("killed", 1)
+        os.kill(self.child(process, "reward-model-0"), signal.SIGKILL)
+        stdout, _ = self.finish(process)
+        self.assertIn("reward-model-0 died (signal 9", stdout)
+        self.assertEqual(self.model_hash("killed"), self.model_hash("judged"))
+        self.assertNotEqual(self.model_hash("killed"), self.expected)
         self.assertFalse([name for row in self.metrics("killed") for name in row
                           if name.startswith("groups/dropped/") and row[name] > 0])
 

@@ -32,13 +32,19 @@ def _tokenizer():
                       "ignore_merges": False, "vocab": {text: i for i, text in enumerate(VOCABULARY)}, "merges": []}}
 
 
-def write(folder, seed=3):
-    """Makes `folder` and returns it; the same seed gives the same weights."""
+def write(folder, seed=3, **overrides):
+    """Makes `folder` and returns it; the same seed gives the same weights. `overrides`: of the config's fields."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **overrides}))
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "pad_token": "<pad>"}))
     binary = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"], "rollcall")
     subprocess.run([binary, "init", folder, "--seed", str(seed)], check=True, capture_output=True)
     return folder
+
+
+def write_reward_model(folder, seed=5):
+    """As `write`: a random reward model that speaks the same characters."""
+    return write(folder, seed, architectures=["LlamaForSequenceClassification"], pad_token_id=0,
+                 id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})

@@ -10,6 +10,7 @@ import sys
 # Folders of common/ and the others there that each may include. A folder may always include itself.
 COMMON = {
     "base": set(),
+    "batching": {"base", "metrics"},
     "wire": {"base"},
     "config": {"base"},
     "metrics": {"base"},

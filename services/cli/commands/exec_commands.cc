@@ -39,8 +39,8 @@ CLI::App* AddPassThrough(CLI::App& app, const std::string& name, const std::stri
 }  // namespace
 
 void AddServeCommand(CLI::App& app, int& exit_code) {
-  static constexpr std::array<const char*, 4> kServices = {"generator", "reward", "reference",
-                                                           "learner"};
+  static constexpr std::array<const char*, 5> kServices = {"generator", "reward", "reward-model",
+                                                           "reference", "learner"};
   CLI::App* serve = app.add_subcommand("serve", "Run one service in the foreground");
   serve->require_subcommand(1);
   for (const char* service : kServices) {

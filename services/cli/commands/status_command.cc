@@ -98,6 +98,15 @@ absl::Status ShowStatus(const std::string& run) {
     PrintLine("reward", config.reward().address(), description.status(),
               description.ok() ? description->name() : "");
   }
+  for (const v1::VerifierConfig& verifier : config.reward().verifiers()) {
+    const std::string& address = verifier.reward_model().address();
+    if (address.empty()) continue;
+    const auto description = Ask<v1::Verifier>(address, &v1::Verifier::Stub::Describe);
+    any |= description.ok();
+    PrintLine(
+        "reward-model", address, description.status(),
+        description.ok() ? absl::StrCat(description->name(), " ", description->version()) : "");
+  }
   for (const std::string& address : config.reference().addresses()) {
     const auto description = Ask<v1::LogProb>(address, &v1::LogProb::Stub::Describe);
     any |= description.ok();

@@ -62,7 +62,7 @@ TEST(VerifierSpecTest, BecomesConfigurationOverrides) {
   EXPECT_THAT(
       VerifierOverrides(specs).value(),
       ElementsAre("reward.verifiers[0].name=exact_match", "reward.verifiers[0].exact_match={}",
-                  "reward.verifiers[0].exact_match.after=\"####\"", "reward.verifiers[0].weight=2",
+                  "reward.verifiers[0].exact_match.after=####", "reward.verifiers[0].weight=2",
                   "reward.verifiers[1].name=length", "reward.verifiers[1].length={}"));
   for (const char* bad : {"", "name=x", "length,5", "length,=5"}) {
     EXPECT_EQ(VerifierOverrides(std::vector<std::string>{bad}).status().code(),

@@ -192,8 +192,7 @@ class Evaluation {
   absl::Status Start() {
     ROLLCALL_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::Load(config_.model().path()));
     ROLLCALL_ASSIGN_OR_RETURN(rows_, ReadPrompts(config_, *tokenizer_));
-    ROLLCALL_ASSIGN_OR_RETURN(reward_,
-                              LocalService::Start(LocalService::Kind::kReward, config_, shutdown_));
+    ROLLCALL_ASSIGN_OR_RETURN(reward_, LocalReward::Start(config_, shutdown_));
     ROLLCALL_ASSIGN_OR_RETURN(
         generator_, LocalService::Start(LocalService::Kind::kGenerator, config_, shutdown_));
     ROLLCALL_ASSIGN_OR_RETURN(const std::string id,
@@ -257,7 +256,7 @@ class Evaluation {
   // Constant after Start.
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::vector<v1::PromptRow> rows_;
-  std::unique_ptr<LocalService> reward_;
+  std::optional<LocalReward> reward_;
   std::unique_ptr<LocalService> generator_;
 
   std::unique_ptr<SampleLog> log_;

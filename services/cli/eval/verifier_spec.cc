@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -20,16 +19,6 @@ namespace {
 bool IsVerifiersOwn(const std::string& field) {
   const auto* const descriptor = v1::VerifierConfig::descriptor()->FindFieldByName(field);
   return descriptor != nullptr && descriptor->real_containing_oneof() == nullptr;
-}
-
-// As YAML reads it back: plain where it is a word or a number, else quoted.
-std::string YamlValue(const std::string& value) {
-  const bool plain = !value.empty() && std::all_of(value.begin(), value.end(), [](char c) {
-    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '-' ||
-           c == '+';
-  });
-  if (plain) return value;
-  return nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 bool ComparesAnAnswer(const v1::VerifierConfig& verifier) {
@@ -60,7 +49,7 @@ absl::StatusOr<std::vector<std::string>> VerifierOverrides(std::span<const std::
       }
       overrides.push_back(absl::StrCat(path, ".",
                                        IsVerifiersOwn(field.first) ? "" : absl::StrCat(kind, "."),
-                                       field.first, "=", YamlValue(field.second)));
+                                       field.first, "=", field.second));
     }
   }
   return overrides;

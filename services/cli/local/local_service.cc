@@ -34,6 +34,8 @@ KindNames NamesOf(LocalService::Kind kind) {
       return {"reference", config::Role::kReference};
     case LocalService::Kind::kReward:
       return {"reward", config::Role::kReward};
+    case LocalService::Kind::kRewardModel:
+      return {"reward-model", config::Role::kRewardModel};
   }
   return {"", config::Role::kRun};
 }
@@ -53,13 +55,13 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Start(
   return Start(kind, config, shutdown);
 }
 
-absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Start(Kind kind,
-                                                                  const v1::RunConfig& config,
-                                                                  Shutdown& shutdown) {
+absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Start(
+    Kind kind, const v1::RunConfig& config, Shutdown& shutdown,
+    const std::vector<std::string>& flags) {
   std::string folder = "/tmp/rollcall-local-XXXXXX";
   if (mkdtemp(folder.data()) == nullptr) return absl::ErrnoToStatus(errno, "mkdtemp " + folder);
   auto service = std::unique_ptr<LocalService>(new LocalService(NamesOf(kind).name, folder));
-  ROLLCALL_RETURN_IF_ERROR(service->Launch(config));
+  ROLLCALL_RETURN_IF_ERROR(service->Launch(config, flags));
   ROLLCALL_RETURN_IF_ERROR(service->AwaitServing(shutdown));
   return service;
 }
@@ -70,22 +72,24 @@ LocalService::~LocalService() {
   RemoveTree(folder_).IgnoreError();
 }
 
-absl::Status LocalService::Launch(const v1::RunConfig& config) {
+absl::Status LocalService::Launch(const v1::RunConfig& config,
+                                  const std::vector<std::string>& flags) {
   const std::string config_path = folder_ + "/config.yaml";
   ROLLCALL_RETURN_IF_ERROR(
       WriteFileAtomically(config_path, config::FormatYaml(config, config::Secrets::kKeep)));
   ROLLCALL_ASSIGN_OR_RETURN(const std::string binaries, OwnFolder());
-  const std::string address = absl::StrCat("unix:", folder_, "/", name_, ".sock");
+  address_ = absl::StrCat("unix:", folder_, "/", name_, ".sock");
   log_path_ = absl::StrCat(folder_, "/", name_, ".log");
   ServiceSpec spec;
   spec.child = {.name = name_,
                 .argv = {absl::StrCat(binaries, "/rollcall-", name_), "--config", config_path,
-                         "--listen", address, "--log-level", "warn"},
+                         "--listen", address_, "--log-level", "warn"},
                 .log_path = log_path_};
+  spec.child.argv.insert(spec.child.argv.end(), flags.begin(), flags.end());
   supervisor_ = std::make_unique<Supervisor>(std::vector<ServiceSpec>{std::move(spec)},
                                              SupervisorOptions{.drain = absl::Seconds(5)});
   ROLLCALL_RETURN_IF_ERROR(supervisor_->StartAll());
-  ROLLCALL_ASSIGN_OR_RETURN(channel_, Open(address));
+  ROLLCALL_ASSIGN_OR_RETURN(channel_, Open(address_));
   return absl::OkStatus();
 }
 
@@ -104,6 +108,29 @@ absl::Status LocalService::Step(absl::Duration longest) {
   if (!ended) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("the ", name_, " ended with ", ended->Describe(),
                                                  ":\n", ReadFile(log_path_).value_or("")));
+}
+
+absl::StatusOr<LocalReward> LocalReward::Start(v1::RunConfig config, Shutdown& shutdown) {
+  LocalReward reward;
+  for (v1::VerifierConfig& verifier : *config.mutable_reward()->mutable_verifiers()) {
+    if (!verifier.has_reward_model() || !verifier.reward_model().address().empty()) continue;
+    ROLLCALL_ASSIGN_OR_RETURN(
+        auto model, LocalService::Start(LocalService::Kind::kRewardModel, config, shutdown,
+                                        {"--verifier", verifier.name()}));
+    verifier.mutable_reward_model()->set_address(model->address());
+    reward.services_.push_back(std::move(model));
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(auto service,
+                            LocalService::Start(LocalService::Kind::kReward, config, shutdown));
+  reward.services_.push_back(std::move(service));
+  return reward;
+}
+
+absl::Status LocalReward::Check() {
+  for (const std::unique_ptr<LocalService>& service : services_) {
+    ROLLCALL_RETURN_IF_ERROR(service->Check());
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ConnectOrStart(

@@ -18,7 +18,7 @@ namespace rollcall::cli {
 // commands that need no run. Used from the main thread.
 class LocalService {
  public:
-  enum class Kind { kGenerator, kReference, kReward };
+  enum class Kind { kGenerator, kReference, kReward, kRewardModel };
 
   // Starts it and waits until it serves. `sets` are all of its configuration
   // ("model.path=/models/a"). INVALID_ARGUMENT for what it refuses, with its own words; CANCELLED
@@ -26,12 +26,14 @@ class LocalService {
   static absl::StatusOr<std::unique_ptr<LocalService>> Start(Kind kind,
                                                              const std::vector<std::string>& sets,
                                                              Shutdown& shutdown);
-  // The same from a whole configuration.
-  static absl::StatusOr<std::unique_ptr<LocalService>> Start(Kind kind, const v1::RunConfig& config,
-                                                             Shutdown& shutdown);
+  // The same from a whole configuration. `flags` are further ones of the binary.
+  static absl::StatusOr<std::unique_ptr<LocalService>> Start(
+      Kind kind, const v1::RunConfig& config, Shutdown& shutdown,
+      const std::vector<std::string>& flags = {});
   ~LocalService();
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  const std::string& address() const { return address_; }  // "unix:/…"
 
   // OK while it runs; else how it ended. Does not block.
   absl::Status Check();
@@ -39,16 +41,32 @@ class LocalService {
  private:
   LocalService(std::string name, std::string folder)
       : name_(std::move(name)), folder_(std::move(folder)) {}
-  absl::Status Launch(const v1::RunConfig& config);
+  absl::Status Launch(const v1::RunConfig& config, const std::vector<std::string>& flags);
   absl::Status AwaitServing(Shutdown& shutdown);
   // Lets the supervisor look for an end, for at most `longest`.
   absl::Status Step(absl::Duration longest);
 
   const std::string name_;    // "generator"
   const std::string folder_;  // removed at the end
+  std::string address_;
   std::string log_path_;
   std::unique_ptr<Supervisor> supervisor_;
   std::shared_ptr<grpc::Channel> channel_;
+};
+
+// A reward service and the servers of the reward models that `config` has no address for.
+class LocalReward {
+ public:
+  // The statuses of LocalService::Start.
+  static absl::StatusOr<LocalReward> Start(v1::RunConfig config, Shutdown& shutdown);
+
+  const std::shared_ptr<grpc::Channel>& channel() const { return services_.back()->channel(); }
+  // OK while all run; else how one ended.
+  absl::Status Check();
+
+ private:
+  LocalReward() = default;
+  std::vector<std::unique_ptr<LocalService>> services_;  // models first, the reward service last
 };
 
 // A channel to `connect` where it is given, else to a service of `kind` that is started with `sets`

@@ -57,8 +57,22 @@ class Planner {
 
   void PlanReward() {
     v1::RewardSection& reward = *services_.config.mutable_reward();
+    for (int i = 0; i < reward.verifiers_size(); ++i) {
+      if (reward.verifiers(i).has_reward_model()) PlanRewardModel(i);
+    }
     reward.set_address(layout_.Address("reward"));
     Add("reward", "rollcall-reward", reward.address(), reward.metrics_listen(), true);
+  }
+
+  void PlanRewardModel(int index) {
+    v1::VerifierConfig& verifier = *services_.config.mutable_reward()->mutable_verifiers(index);
+    v1::RewardModelVerifier& model = *verifier.mutable_reward_model();
+    if (!model.address().empty()) return;
+    const std::string name = absl::StrCat("reward-model-", index);
+    model.set_address(layout_.Address(name));
+    Add(name, "rollcall-reward-model", model.address(), model.metrics_listen(), true);
+    std::vector<std::string>& argv = services_.specs.back().child.argv;
+    argv.insert(argv.end(), {"--verifier", verifier.name()});
   }
 
   void PlanReference() {

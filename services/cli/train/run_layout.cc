@@ -17,8 +17,8 @@ namespace rollcall::cli {
 namespace {
 
 // sun_path holds 108 bytes with its terminator; the longest name in the folder is
-// "generator-63.sock".
-constexpr size_t kLongestSocketFolder = 107 - sizeof("/generator-63.sock") + 1;
+// "reward-model-999.sock".
+constexpr size_t kLongestSocketFolder = 107 - sizeof("/reward-model-999.sock") + 1;
 
 absl::StatusOr<std::string> PrivateSocketFolder() {
   std::string pattern = "/tmp/rollcall-XXXXXX";

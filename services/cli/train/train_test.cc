@@ -60,6 +60,27 @@ TEST(PlanLocalServices, StartsWhatTheStageNeeds) {
               ElementsAre("generator-0", "generator-1", "learner"));
 }
 
+TEST(PlanLocalServices, StartsAServerForEachRewardModelWithoutAnAddress) {
+  v1::RunConfig config = Config("models");
+  for (const char* name : {"quality", "safety"}) {
+    v1::VerifierConfig* verifier = config.mutable_reward()->add_verifiers();
+    verifier->set_name(name);
+    verifier->mutable_reward_model()->set_path("/rm");
+  }
+  config.mutable_reward()->mutable_verifiers(2)->mutable_reward_model()->set_address("gpu-box:1");
+  const LocalServices services =
+      PlanLocalServices(config, {.config_path = "/c.yaml", .sockets = "/s"}, "/bin");
+  EXPECT_THAT(Names(services), ElementsAre("generator-0", "generator-1", "reward-model-1", "reward",
+                                           "reference", "learner"));
+  EXPECT_THAT(services.specs[2].child.argv,
+              ElementsAre("/bin/rollcall-reward-model", "--config", "/c.yaml", "--listen",
+                          "unix:/s/reward-model-1.sock", "--verifier", "quality"));
+  EXPECT_TRUE(services.specs[2].stateless);
+  EXPECT_EQ(services.config.reward().verifiers(1).reward_model().address(),
+            "unix:/s/reward-model-1.sock");
+  EXPECT_EQ(services.config.reward().verifiers(2).reward_model().address(), "gpu-box:1");
+}
+
 TEST(PlanLocalServices, GivesEachReplicaItsOwnMetricsPort) {
   v1::RunConfig config = Config("ports");
   config.mutable_generator()->set_metrics_listen("127.0.0.1:9401");

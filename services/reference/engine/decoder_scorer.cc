@@ -1,6 +1,5 @@
 #include "services/reference/engine/decoder_scorer.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/index_select.h>
@@ -9,14 +8,10 @@
 #include <utility>
 
 #include "common/base/status.h"
-#include "common/checkpoint/hf_folder.h"
-#include "common/checkpoint/parameters.h"
 #include "common/model/attention_context.h"
 #include "common/model/decoder.h"
-#include "common/model/identity.h"
 #include "common/model/scoring.h"
 #include "common/tensor/bridge.h"
-#include "common/tensor/device.h"
 #include "common/tensor/torch_call.h"
 
 namespace rollcall::reference {
@@ -92,51 +87,27 @@ class DecoderScorer final : public Scorer {
     const at::Tensor hidden =
         decoder_.Forward(at::tensor(packed.token_ids), attention.Positions(), attention);
     const at::Tensor rows = at::tensor(packed.rows).to(decoder_.device());
-    const ScoreJob& job = *batch.items.front().job;
+    const ScoreMode& mode = batch.items.front().job->mode;
     ROLLCALL_ASSIGN_OR_RETURN(const model::TokenScores scores,
                               model::ScoreTokens(decoder_, at::index_select(hidden, 0, rows),
-                                                 at::tensor(packed.targets), job.temperature,
-                                                 job.with_entropy ? model::EntropyMode::kDetached
-                                                                  : model::EntropyMode::kNone));
-    return Split(batch, scores, job.with_entropy);
+                                                 at::tensor(packed.targets), mode.temperature,
+                                                 mode.with_entropy ? model::EntropyMode::kDetached
+                                                                   : model::EntropyMode::kNone));
+    return Split(batch, scores, mode.with_entropy);
   }
 
   model::Decoder decoder_;
   const v1::ModelDescription description_;
 };
 
-absl::StatusOr<std::unique_ptr<Scorer>> Load(const DecoderScorerOptions& options) {
-  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
-  ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device, tensor::OpenDevice(options.device));
-  ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder folder,
-                            checkpoint::HfFolder::Open(options.model_path));
-  ROLLCALL_ASSIGN_OR_RETURN(
-      model::ModelConfig config,
-      model::ModelConfig::FromJson(folder.config_json(), folder.path() + "/config.json"));
-  ROLLCALL_RETURN_IF_ERROR(Annotate(config.RequireLanguageModel(), folder.path() + "/config.json"));
-  ROLLCALL_RETURN_IF_ERROR(config.UseContext(options.context_tokens));
-  const at::ScalarType dtype =
-      options.dtype == v1::COMPUTE_DTYPE_BFLOAT16 ? at::kBFloat16 : at::kFloat;
-  ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, model::Decoder::Create(config, dtype, device));
-  ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(folder, decoder.parameters()));
-  decoder.InvalidatePacked();
-
-  ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, model::ManifestOf(decoder));
-  v1::ModelDescription description;
-  ROLLCALL_ASSIGN_OR_RETURN(*description.mutable_manifest_hash(), model::ManifestHash(manifest));
-  description.set_architecture_hash(manifest.architecture_hash());
-  ROLLCALL_ASSIGN_OR_RETURN(*description.mutable_tokenizer_hash(),
-                            model::TokenizerHash(options.model_path));
-  *description.mutable_numerics() = model::FingerprintOf(decoder);
-  description.set_context_length(static_cast<uint32_t>(config.max_position_embeddings));
-  description.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
-  return std::make_unique<DecoderScorer>(std::move(decoder), std::move(description));
-}
-
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Scorer>> LoadDecoderScorer(const DecoderScorerOptions& options) {
-  return tensor::TorchCall([&] { return Load(options); });
+absl::StatusOr<std::unique_ptr<Scorer>> LoadDecoderScorer(
+    const model::FrozenModelOptions& options) {
+  return tensor::TorchCall([&]() -> absl::StatusOr<std::unique_ptr<Scorer>> {
+    ROLLCALL_ASSIGN_OR_RETURN(model::FrozenModel model, model::LoadFrozenModel(options));
+    return std::make_unique<DecoderScorer>(std::move(model.decoder), std::move(model.description));
+  });
 }
 
 }  // namespace rollcall::reference

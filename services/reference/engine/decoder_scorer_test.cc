@@ -17,7 +17,7 @@ class DecoderScorerTest : public ::testing::Test {
     const std::string path = std::string(data == nullptr ? "" : data) + "/stories260k";
     if (!std::filesystem::exists(path + "/config.json"))
       GTEST_SKIP() << "no checkpoint at " << path;
-    auto scorer = LoadDecoderScorer({.model_path = path});
+    auto scorer = LoadDecoderScorer({.path = path});
     ASSERT_TRUE(scorer.ok()) << scorer.status();
     scorer_ = *std::move(scorer);
   }
@@ -25,7 +25,7 @@ class DecoderScorerTest : public ::testing::Test {
   static ScoreJobPtr Job(std::vector<SequenceToScore> sequences) {
     auto job = std::make_shared<ScoreJob>();
     job->sequences = std::move(sequences);
-    job->with_entropy = true;
+    job->mode.with_entropy = true;
     return job;
   }
 
@@ -62,7 +62,7 @@ TEST_F(DecoderScorerTest, ASequencesBitsDoNotDependOnTheBatch) {
 }
 
 TEST(DecoderScorerErrorTest, AMissingFolderIsNamed) {
-  const auto scorer = LoadDecoderScorer({.model_path = "/nowhere/model"});
+  const auto scorer = LoadDecoderScorer({.path = "/nowhere/model"});
   EXPECT_TRUE(absl::IsNotFound(scorer.status())) << scorer.status();
   EXPECT_NE(std::string(scorer.status().message()).find("/nowhere/model"), std::string::npos);
 }

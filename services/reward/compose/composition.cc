@@ -71,18 +71,21 @@ std::pair<double, double> TermRange(double weight, double low, double high) {
   return {std::min(least, 0.0), std::max(most, 0.0)};
 }
 
+// Of what decides a score. Where and how a reward model is served does not: its own version says
+// which model it is.
+std::string FingerprintOf(const v1::RewardSection& config) {
+  std::string bytes;
+  for (v1::VerifierConfig verifier : config.verifiers()) {
+    if (verifier.has_reward_model()) verifier.mutable_reward_model()->Clear();
+    absl::StrAppend(&bytes, verifier.SerializeAsString(), ";");
+  }
+  return wire::ToHex(wire::Sha256Of(bytes));
+}
+
 }  // namespace
 
 Composition::Composition(const v1::RewardSection& config, Clock* clock)
-    : clock_(clock),
-      fingerprint_([&config] {
-        std::string bytes;
-        for (const v1::VerifierConfig& verifier : config.verifiers()) {
-          absl::StrAppend(&bytes, verifier.SerializeAsString(), ";");
-        }
-        return wire::ToHex(wire::Sha256Of(bytes));
-      }()),
-      timer_(clock) {}
+    : clock_(clock), fingerprint_(FingerprintOf(config)), timer_(clock) {}
 
 Composition::~Composition() = default;
 
@@ -99,7 +102,7 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Rewar
     const std::string path = absl::StrCat("reward.verifiers[", i, "]");
     composition->terms_.emplace_back(verifier);
     composition->metrics_.push_back(std::make_unique<VerifierMetrics>(registry, verifier.name()));
-    if (!verifier.has_remote()) {
+    if (!verifier.has_remote() && !verifier.has_reward_model()) {
       auto rule = MakeRule(verifier);
       if (!rule.ok()) {
         return absl::InvalidArgumentError(
@@ -110,9 +113,13 @@ absl::StatusOr<std::unique_ptr<Composition>> Composition::Create(const v1::Rewar
       composition->start_order_.push_back(i);
       continue;
     }
-    const std::string& address = verifier.remote().address();
-    ROLLCALL_ASSIGN_OR_RETURN(auto stub,
-                              Annotate(connect(address), absl::StrCat(path, ".remote.address")));
+    const bool is_model = verifier.has_reward_model();
+    const std::string& address =
+        is_model ? verifier.reward_model().address() : verifier.remote().address();
+    ROLLCALL_ASSIGN_OR_RETURN(
+        auto stub,
+        Annotate(connect(address),
+                 absl::StrCat(path, is_model ? ".reward_model" : ".remote", ".address")));
     composition->verifiers_.push_back(std::make_unique<RemoteVerifier>(
         RemoteOptions{.name = verifier.name(),
                       .address = address,
