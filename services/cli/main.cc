@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   rollcall::cli::AddStatusCommand(app, exit_code);
   rollcall::cli::AddRolloutsCommand(app, exit_code);
   rollcall::cli::AddConfigCommand(app, exit_code);
+  rollcall::cli::AddExplainConfigCommand(app, exit_code);
   rollcall::cli::AddModelCommands(app, exit_code);
   try {
     app.parse(argc, argv);

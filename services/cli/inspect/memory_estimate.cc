@@ -1,13 +1,13 @@
 #include "services/cli/inspect/memory_estimate.h"
 
+#include <algorithm>
 #include <array>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/model/families/family.h"
-#include "common/model/kv_cache.h"
 #include "common/model/parameter_list.h"
-#include "common/tensor/bridge.h"
 
 namespace rollcall::inspect {
 namespace {
@@ -53,7 +53,9 @@ void AddWeights(const model::ModelConfig& config, const MemoryAssumptions& assum
 // queries and keys, values, the attention's result; gate, up, and their product; of experts, gate
 // and up of each chosen one. Norms of queries and keys keep their inputs. The end: the final norm's
 // input and result. Attention probabilities and logits are computed again.
-int64_t ActivationElements(const model::ModelConfig& config) {
+// With activation_checkpointing only the input of each block is kept, and one block at a time has
+// the rest.
+int64_t ActivationElements(const model::ModelConfig& config, bool checkpointing) {
   const model::BlockNames& names = model::FindFamily(config.family)->names;
   int64_t rows = 2;
   for (const char* norm :
@@ -62,14 +64,17 @@ int64_t ActivationElements(const model::ModelConfig& config) {
   }
   const int64_t query = QuerySize(config), key = KeySize(config);
   int64_t elements = 2 * config.hidden_size;
+  int64_t largest = 0;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    elements += rows * config.hidden_size + 2 * query + 2 * key;
-    if (config.qk_norm != model::QkNorm::kNone) elements += query + key;
-    elements += config.Layer(layer).experts
-                    ? 2 * config.experts_per_token * config.expert_intermediate_size
-                    : 3 * config.intermediate_size;
+    int64_t block = rows * config.hidden_size + 2 * query + 2 * key;
+    if (config.qk_norm != model::QkNorm::kNone) block += query + key;
+    block += config.Layer(layer).experts
+                 ? 2 * config.experts_per_token * config.expert_intermediate_size
+                 : 3 * config.intermediate_size;
+    elements += checkpointing ? config.hidden_size : block;
+    largest = std::max(largest, block);
   }
-  return elements;
+  return checkpointing ? elements + largest : elements;
 }
 
 }  // namespace
@@ -86,7 +91,7 @@ MemoryEstimate ServingMemory(const model::ModelConfig& config,
   AddWeights(config, assumptions, estimate);
   constexpr int64_t kBlock = 16;  // tokens; any block size gives the same bytes a token
   const int64_t block_bytes =
-      model::KvCache::BytesPerBlock(config, kBlock, tensor::ScalarTypeOf(assumptions.dtype));
+      config.KvElementsPerToken() * kBlock * static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
   const int64_t blocks = (assumptions.tokens + kBlock - 1) / kBlock;
   estimate.items.push_back({"KV cache",
                             absl::StrCat(Grouped(block_bytes / kBlock), " B a token x ",
@@ -105,9 +110,16 @@ MemoryEstimate TrainingMemory(const model::ModelConfig& config,
     estimate.items.push_back(PerElement("float32 masters", parameters, kFloat, "parameters"));
   }
   estimate.items.push_back(PerElement("gradients", parameters, kFloat, "parameters"));
-  estimate.items.push_back(PerElement("AdamW's moments", parameters, 2 * kFloat, "parameters"));
-  estimate.items.push_back(PerElement("copy to publish", parameters, width, "parameters"));
-  const int64_t token = ActivationElements(config) * width;
+  MemoryItem moments = PerElement("AdamW's moments", parameters, 2 * kFloat, "parameters");
+  if (assumptions.optimizer_shards > 1) {
+    absl::StrAppend(&moments.arithmetic, " / ", assumptions.optimizer_shards, " ranks");
+    moments.bytes /= assumptions.optimizer_shards;
+  }
+  estimate.items.push_back(std::move(moments));
+  if (assumptions.publishes) {
+    estimate.items.push_back(PerElement("copy to publish", parameters, width, "parameters"));
+  }
+  const int64_t token = ActivationElements(config, assumptions.activation_checkpointing) * width;
   estimate.items.push_back(
       {"activations",
        absl::StrCat(Grouped(token), " B a token x ", Grouped(assumptions.tokens), " tokens"),

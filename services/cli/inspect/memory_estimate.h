@@ -26,6 +26,10 @@ struct MemoryAssumptions {
   wire::DType dtype = wire::DType::kFloat32;  // of weights and activations
   bool packed_matrices = true;  // the CPU kernels keep a second, packed copy of each matrix
   int64_t tokens = 0;           // serving: held in the cache; training: in one micro-batch
+  // Of training.
+  bool publishes = true;         // keeps a copy of the weights to send to generators
+  int64_t optimizer_shards = 1;  // ranks that share the optimizer's state
+  bool activation_checkpointing = false;
 };
 
 // A generator: weights, packed matrices, KV cache. Scratch memory and what LibTorch itself takes
@@ -33,7 +37,7 @@ struct MemoryAssumptions {
 MemoryEstimate ServingMemory(const model::ModelConfig& config,
                              const MemoryAssumptions& assumptions);
 
-// A learner without its reference: weights, float32 masters where the weights are narrower, float32
+// A learner, or one rank of it, without its reference: weights, float32 masters where the weights are narrower, float32
 // gradients, two float32 moments of AdamW, the copy being published, and the activations that the
 // backward pass keeps.
 MemoryEstimate TrainingMemory(const model::ModelConfig& config,

@@ -1,0 +1,229 @@
+#include "services/cli/explain/explain.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/config/run_config.h"
+#include "services/cli/explain/batch_arithmetic.h"
+#include "services/cli/explain/objective_text.h"
+
+namespace rollcall::explain {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+constexpr char kRun[] =
+    "model: {path: /nowhere}\n"
+    "data: {train: [{path: train.jsonl}]}\n"
+    "reward: {verifiers: [{name: answer, exact_match: {}}]}\n";
+constexpr char kModel[] = R"({
+  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+  "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 100, "max_position_embeddings": 512,
+  "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false,
+  "torch_dtype": "float32"})";
+// Embedding and head of 100 × 64; two blocks of 64 × (64 + 32 + 32) + 64 × 64 + 3 × 64 × 96 and two
+// norms; the final norm.
+constexpr int64_t kParameters = 2 * 6400 + 2 * (8192 + 4096 + 18432 + 128) + 64;
+
+class ExplainTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = absl::StrCat(testing::TempDir(), "/explain_", getpid(), "_",
+                           testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(folder_ + "/model");
+    ASSERT_EQ(WriteFileAtomically(folder_ + "/run.yaml", kRun), absl::OkStatus());
+    ASSERT_EQ(WriteFileAtomically(folder_ + "/model/config.json", kModel), absl::OkStatus());
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  v1::RunConfig Load(const std::vector<std::string>& sets) {
+    const auto config = config::LoadRunConfig(folder_ + "/run.yaml", sets);
+    EXPECT_TRUE(config.ok()) << config.status();
+    return config.value_or(v1::RunConfig());
+  }
+  std::string Text(const std::vector<std::string>& sets) { return FormatText(Explain(Load(sets))); }
+
+  std::string folder_;
+};
+
+TEST_F(ExplainTest, WritesTheObjectiveWithItsNumbers) {
+  EXPECT_THAT(Text({"algorithm.clip_high=0.28", "algorithm.kl_coefficient=0.01"}),
+              AllOf(HasSubstr("L = 1/S · Σ_i 1/T_i · Σ_t ℓ(i,t)"),
+                    HasSubstr("ℓ = max(−A·ρ, −A·clip(ρ, 0.8, 1.28)) + 0.01·KL"),
+                    HasSubstr("A = (r − mean of the group) / (std of the group + 0.0001)"),
+                    HasSubstr("KL = exp(−d) − 1 + d (k3)"), HasSubstr("r = answer\n")));
+  EXPECT_THAT(
+      Text({"algorithm.kl_coefficient=0", "algorithm.aggregation=constant_length",
+            "algorithm.advantage_normalization=none", "algorithm.dual_clip=3",
+            "algorithm.ratio_cap=4", "algorithm.entropy_coefficient=0.001",
+            "sampling.max_tokens=300"}),
+      AllOf(HasSubstr("L = 1/(S·300)"),
+            HasSubstr("ℓ = min(max(−A·min(ρ, 4), −A·clip(ρ, 0.8, 1.2)), −3·A where A < 0) − "
+                      "0.001·H"),
+            HasSubstr("A = r − mean of the group\n"), Not(HasSubstr("KL ="))));
+  EXPECT_THAT(
+      Text({"algorithm.policy_loss=cispo", "algorithm.clip_low=1", "algorithm.clip_high=4",
+            "algorithm.aggregation=token_mean", "algorithm.behavior_correction=token_truncate"}),
+      AllOf(HasSubstr("ℓ = w·−sg(clip(ρ, 0, 5))·A·log π"), HasSubstr("L = 1/T"),
+            HasSubstr("token_truncate within [0, 2]")));
+  EXPECT_THAT(Text({"stage=sft"}),
+              AllOf(HasSubstr("L = 1/T · Σ_i Σ_t −log π(y_t)"), Not(HasSubstr("preset"))));
+}
+
+TEST_F(ExplainTest, SaysWhatIsNotThePresets) {
+  EXPECT_THAT(Text({}), Not(HasSubstr("cells that are not")));
+  EXPECT_THAT(Text({"algorithm.preset=dapo"}), Not(HasSubstr("cells that are not")));
+  EXPECT_THAT(
+      Text({"algorithm.preset=dapo", "algorithm.clip_high=0.3"}),
+      AllOf(HasSubstr("cells that are not those of dapo's row"),
+            HasSubstr("clip_high         0.3 (dapo: 0.28)"), Not(HasSubstr("clip_low   "))));
+}
+
+TEST_F(ExplainTest, WritesTheRewardAsItIsComposed) {
+  const v1::RunConfig config = Load(
+      {"reward.verifiers=[{name: format, weight: 0, gate: 1, reward_if_gated: -1, length: {}}, "
+       "{name: answer, exact_match: {}}, {name: short, weight: 0.5, length: {}}]",
+       "algorithm.overlong_buffer=64"});
+  const std::vector<Line> lines = DescribeObjective(config);
+  const auto reward = std::find_if(lines.begin(), lines.end(),
+                                   [](const Line& line) { return line.name == "reward"; });
+  ASSERT_NE(reward, lines.end());
+  EXPECT_EQ(reward->text,
+            "r = answer + 0.5·short; -1 where format < 1; less up to 1 over the last 64 of 256 "
+            "tokens");
+}
+
+TEST_F(ExplainTest, CountsBatchesAndSteps) {
+  const BatchArithmetic batch =
+      CountBatch(Load({"learner.prompts_per_step=32", "algorithm.samples_per_prompt=8",
+                       "algorithm.mini_batches=4", "algorithm.epochs_per_batch=2",
+                       "learner.steps=10", "learner.micro_batch_tokens=3000"}),
+                 /*context=*/0);
+  EXPECT_EQ(batch.sequences, 256u);
+  EXPECT_EQ(batch.mini_batch_sequences, 64u);
+  EXPECT_EQ(batch.longest_sequence, 1280u);
+  EXPECT_EQ(batch.most_micro_batches, 32u);  // two sequences of 1,280 in 3,000 tokens
+  EXPECT_EQ(batch.optimizer_steps, 8u);
+  EXPECT_EQ(batch.on_policy_steps, 1u);
+  EXPECT_EQ(batch.total_optimizer_steps, 80u);
+  EXPECT_EQ(batch.total_prompts, 320u);
+  EXPECT_EQ(CountBatch(Load({}), /*context=*/300).longest_sequence, 300u);
+  EXPECT_EQ(CountBatch(Load({"learner.max_staleness=1"}), 0).on_policy_steps, 0u);
+}
+
+TEST_F(ExplainTest, SaysWhichStepsAreOnPolicyAndHowOftenDataIsSeen) {
+  ASSERT_EQ(WriteFileAtomically(folder_ + "/train.jsonl", "{}\n{}\n\n{}\n{}\n"), absl::OkStatus());
+  const std::string train = absl::StrCat("data.train=[{path: ", folder_, "/train.jsonl}]");
+  EXPECT_THAT(Text({train, "learner.steps=2"}),
+              AllOf(HasSubstr("32 prompts × 8 samples = 256 sequences"),
+                    HasSubstr("the ratio is exactly 1"),
+                    HasSubstr("64 prompts in the whole run, 16.00 passes over 4 rows")));
+  EXPECT_THAT(
+      Text({"algorithm.mini_batches=4"}),
+      AllOf(HasSubstr("the first of the 4 steps"), HasSubstr("4 of 64 sequences (8 whole groups)"),
+            Not(HasSubstr("passes over"))));
+  EXPECT_THAT(Text({"learner.max_staleness=3"}), HasSubstr("none: rollouts may be 3 versions old"));
+}
+
+TEST_F(ExplainTest, CountsEveryModelOfTheRun) {
+  const std::string path = folder_ + "/model";
+  const Explanation all = Explain(
+      Load({"model.path=" + path, "generator.replicas=2", "generator.kv_cache_bytes=1000000",
+            "reward.verifiers=[{name: quality, reward_model: {path: /elsewhere}}]",
+            "learner.micro_batch_tokens=1000"}));
+  std::vector<std::string> names;
+  for (const ModelMemory& model : all.models) names.push_back(model.name);
+  EXPECT_THAT(names,
+              ElementsAre("learner: policy", "generator", "reward model quality", "reference"));
+  const auto bytes = [](const ModelMemory& model, const std::string& item) {
+    for (const inspect::MemoryItem& of : model.estimate.items) {
+      if (of.name == item) return of.bytes;
+    }
+    return int64_t{-1};
+  };
+  EXPECT_EQ(bytes(all.models[0], "weights"), kParameters * 4);
+  EXPECT_EQ(bytes(all.models[0], "gradients"), kParameters * 4);
+  EXPECT_EQ(bytes(all.models[0], "AdamW's moments"), kParameters * 8);
+  EXPECT_EQ(bytes(all.models[0], "copy to publish"), kParameters * 4);
+  EXPECT_GT(bytes(all.models[0], "activations"), 0);
+  EXPECT_EQ(all.models[1].copies, 2u);
+  EXPECT_EQ(bytes(all.models[1], "KV cache"), 1000000);
+  EXPECT_THAT(all.models[2].unknown, HasSubstr("/elsewhere/config.json"));
+  EXPECT_EQ(bytes(all.models[3], "weights"), kParameters * 4);
+  EXPECT_EQ(bytes(all.models[3], "KV cache"), -1);
+
+  const Explanation ranks =
+      Explain(Load({"model.path=" + path, "learner.ranks=2", "algorithm.kl_coefficient=0"}));
+  EXPECT_EQ(ranks.models[0].copies, 2u);
+  EXPECT_EQ(bytes(ranks.models[0], "AdamW's moments"), kParameters * 4);
+  EXPECT_EQ(ranks.models.size(), 2u);
+  EXPECT_EQ(Explain(Load({"model.path=" + path, "stage=sft"})).models.size(), 1u);
+}
+
+TEST_F(ExplainTest, CountsTheLearnersOwnCriticAndReference) {
+  const std::string path = "model.path=" + folder_ + "/model";
+  const auto names = [](const Explanation& explanation) {
+    std::vector<std::string> all;
+    for (const ModelMemory& model : explanation.models) all.push_back(model.name);
+    return all;
+  };
+  const Explanation ppo = Explain(Load({path, "algorithm.preset=ppo"}));
+  EXPECT_THAT(names(ppo),
+              ElementsAre("learner: policy", "learner: critic", "generator", "reference"));
+  // A value for each token in place of the vocabulary, and nothing to publish.
+  EXPECT_EQ(ppo.models[1].estimate.items[0].bytes, (kParameters - 6400 + 64) * 4);
+  EXPECT_THAT(FormatText(ppo), AllOf(HasSubstr("δ_t = r_t + 1·V_{t+1} − V_t"),
+                                     HasSubstr("value loss"), HasSubstr("whiten(")));
+  EXPECT_THAT(names(Explain(Load({path, "algorithm.reference_refresh_steps=10"}))),
+              ElementsAre("learner: policy", "generator", "learner: reference"));
+  const Explanation pairs = Explain(Load({path, "algorithm.preset=online_dpo"}));
+  EXPECT_THAT(names(pairs), ElementsAre("learner: policy", "generator", "reference"));
+  EXPECT_THAT(FormatText(pairs), HasSubstr("L = 1/P · Σ −log σ(0.1·h)"));
+}
+
+TEST_F(ExplainTest, WritesTheSameAsJson) {
+  const auto json = nlohmann::json::parse(FormatJson(Explain(Load(
+      {"model.path=" + folder_ + "/model", "sampling.top_p=0.5", "data.max_prompt_tokens=100"}))));
+  EXPECT_EQ(json["stage"], "rl");
+  EXPECT_EQ(json["preset"], "grpo");
+  EXPECT_EQ(json["batch"]["sequences"], 256);
+  EXPECT_EQ(json["models"][0]["items"][0]["bytes"], kParameters * 4);
+  ASSERT_EQ(json["warnings"].size(), 1u) << json["warnings"];
+  EXPECT_EQ(json["warnings"][0]["id"], "uncorrected_sampling");
+  EXPECT_EQ(json["warnings"][0]["field"], "sampling.top_p");
+}
+
+// Every ready recipe explains itself, and none of them is a bad combination.
+TEST(ReadyConfigsTest, ExplainThemselvesWithoutWarnings) {
+  const char* source = std::getenv("ROLLCALL_SOURCE_DIR");
+  ASSERT_NE(source, nullptr);
+  int seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(source) + "/configs")) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++seen;
+    const auto config = config::LoadRunConfig(entry.path().string());
+    ASSERT_TRUE(config.ok()) << config.status();
+    const Explanation explanation = Explain(*config);
+    EXPECT_FALSE(explanation.objective.empty()) << entry.path();
+    EXPECT_FALSE(explanation.models.empty()) << entry.path();
+    EXPECT_THAT(explanation.warnings, IsEmpty())
+        << entry.path() << ": " << explanation.warnings.front().id;
+    EXPECT_TRUE(nlohmann::json::accept(FormatJson(explanation)));
+  }
+  EXPECT_GE(seen, 4);
+}
+
+}  // namespace
+}  // namespace rollcall::explain
