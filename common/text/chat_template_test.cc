@@ -56,6 +56,41 @@ TEST(ChatTemplateTest, LoopControlsAndPythonMethods) {
             "role;content;");
 }
 
+// Each expected value is CPython's.
+TEST(ChatTemplateTest, PythonsStringMethods) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"'<a>b'.removeprefix('<a>')", "b"},
+      {"'ab'.removesuffix('c')", "ab"},
+      {"'a=b=c'.partition('=')", "['a', '=', 'b=c']"},
+      {"'a=b=c'.rpartition('=')", "['a=b', '=', 'c']"},
+      {"'abc'.rpartition('=')", "['', '', 'abc']"},
+      {"'a,b,c'.rsplit(',', 1)", "['a,b', 'c']"},
+      {"' a  b c '.rsplit()", "['a', 'b', 'c']"},
+      {"' a  b c '.rsplit(none, 1)", "[' a  b', 'c']"},
+      {"'ab'.ljust(4, '.')", "ab.."},
+      {"'ab'.rjust(4)", "  ab"},
+      {"'ab'.center(5, '*')", "**ab*"},
+      {"'abc'.center(6, '*')", "*abc**"},
+      {"'-7'.zfill(4)", "-007"},
+      {"'aBc'.swapcase()", "AbC"},
+      {"'ééa'.index('a')", "2"},
+      {"'abab'.rindex('ab')", "2"},
+      {"['a', 'b'].index('b')", "1"},
+      {"'a b'.title()", "A B"},
+      {"'abc'.startswith(('x', 'a'))", "True"},
+      {"'a-b'.replace('-', '+').split('+')", "['a', 'b']"},
+      {"'x\\ny'.splitlines()", "['x', 'y']"},
+      {"'xxaxx'.strip('x')", "a"},
+  };
+  for (const auto& [expression, expected] : cases) {
+    const auto text = Render("{{ " + expression + " }}");
+    EXPECT_EQ(text.value_or(std::string(text.status().message())), expected) << expression;
+  }
+  EXPECT_THAT(std::string(Render("{{ 'a'.index('b') }}").status().message()),
+              HasSubstr("substring not found"));
+  EXPECT_FALSE(Render("{{ 'a'.no_such_method() }}").ok());
+}
+
 TEST(ChatTemplateTest, PrintsValuesAsPythonDoes) {
   const auto options = Variables(R"({"v": [true, null, 1.0, 1e16, 1e-7, "it's", {"a": "b\n"}]})");
   EXPECT_EQ(

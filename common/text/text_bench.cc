@@ -1,5 +1,7 @@
 #include <benchmark/benchmark.h>
 
+#include <cstdlib>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -29,6 +31,32 @@ void BM_Encode(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(text.size()));
 }
 BENCHMARK(BM_Encode)->Arg(100)->Arg(10'000);
+
+// Every line of the file ROLLCALL_BENCH_TEXT, one call each, with the tokenizer of the folder
+// ROLLCALL_BENCH_TOKENIZER: what tests/bench/tokenizer_throughput.py compares.
+void BM_EncodeFile(benchmark::State& state) {
+  const char* folder = std::getenv("ROLLCALL_BENCH_TOKENIZER");
+  const char* path = std::getenv("ROLLCALL_BENCH_TEXT");
+  if (folder == nullptr || path == nullptr) {
+    state.SkipWithError("needs ROLLCALL_BENCH_TOKENIZER and ROLLCALL_BENCH_TEXT");
+    return;
+  }
+  const auto tokenizer = Tokenizer::Load(folder).value();
+  std::vector<std::string> lines;
+  std::ifstream file(path, std::ios::binary);
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  size_t tokens = 0, bytes = 0;
+  for (auto _ : state) {
+    tokens = bytes = 0;
+    for (const std::string& line : lines) {
+      tokens += tokenizer->Encode(line, true).value().size();
+      bytes += line.size();
+    }
+  }
+  state.counters["tokens"] = static_cast<double>(tokens);
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(bytes));
+}
+BENCHMARK(BM_EncodeFile)->Unit(benchmark::kMillisecond);
 
 void BM_StreamStep(benchmark::State& state) {
   const auto tokenizer = BenchTokenizer();

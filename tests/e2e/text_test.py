@@ -43,6 +43,18 @@ class TextTest(harness.EndToEndTest):
         self.assertIn('expected token ids, got "x"', stderr)
         _, stderr = self.rollcall("tokenize", str(self.folder / "absent"), "1", code=2)
         self.assertIn("tokenizer.json", stderr)
+        (self.folder / "init" / "tokenizer.json").rename(self.folder / "init" / "tokenizer.model")
+        _, stderr = self.rollcall("tokenize", self.model, "1", code=2)
+        self.assertIn("Convert it once with transformers", stderr)
+
+    def test_a_template_that_grows_without_end_is_refused(self):
+        for template, message in (("{% set ns = namespace(x='12') %}{% for i in range(99) %}"
+                                   "{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "more than 256 MiB of memory"),
+                                  ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion")):
+            (self.folder / "init" / "chat_template.jinja").write_text(template)
+            _, stderr = self.piped("[]", "chat-template", self.model, code=2)
+            self.assertIn(f"{self.model}/chat_template.jinja: ", stderr)
+            self.assertIn(message, stderr)
 
     def test_chat_template(self):
         messages = self.folder / "messages.json"
@@ -58,6 +70,16 @@ class TextTest(harness.EndToEndTest):
                          "user=1+2<eos>assistant=3<eos>+1hey")
         stdout, _ = self.rollcall(*call, "--var", "shout=7", "--json")
         self.assertEqual(json.loads(stdout), {"text": "user=1+2<eos>assistant=3<eos>7", "generation_spans": []})
+        config = json.loads((self.folder / "init" / "tokenizer_config.json").read_text())
+        config["chat_template"] = [{"name": "default", "template": CHAT_TEMPLATE},
+                                   {"name": "rag", "template": "{{ documents[0].text }}"}]
+        (self.folder / "init" / "tokenizer_config.json").write_text(json.dumps(config))
+        documents = self.folder / "documents.json"
+        documents.write_text('[{"title": "t", "text": "12"}]')
+        self.assertEqual(self.rollcall(*call, "--template", "rag", "--documents", str(documents))[0], "12")
+        self.assertEqual(self.rollcall(*call)[0], "user=1+2<eos>assistant=3<eos>")
+        _, stderr = self.rollcall(*call, "--template", "tool", code=2)
+        self.assertIn('no chat template "tool", it has default, rag', stderr)
         _, stderr = self.rollcall(*call, "--var", "shout", code=2)
         self.assertIn("expected name=value", stderr)
         _, stderr = self.piped("{}", "chat-template", self.model, code=2)

@@ -8,6 +8,7 @@ mod boundary;
 mod isolate;
 mod limits;
 mod loops;
+mod methods;
 mod python;
 mod stream;
 mod template;

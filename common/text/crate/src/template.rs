@@ -5,6 +5,7 @@
 use crate::isolate::{self, Failure};
 use crate::limits::{self, BoundedText};
 use crate::loops;
+use crate::methods;
 use crate::python::{self, JsonStyle};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
@@ -65,7 +66,7 @@ fn build(source: &str) -> Result<Environment<'static>, String> {
     environment.set_fuel(Some(limits::MAX_INSTRUCTIONS));
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(|out, _state, value| {
         out.write_str(&python_str(value)?).map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
     });
