@@ -38,6 +38,9 @@ class EvalTest(harness.EndToEndTest):
         self.assertTrue(0 < sum(passed) < 24, "nothing to tell apart")
         self.assertAlmostEqual(figures["pass@1"], sum(passed) / 24)
         self.assertAlmostEqual(figures["reward/mean"], sum(passed) / 24)
+        mean, rates = sum(passed) / 24, [c / 4 for c in passed]
+        error = (sum((rate - mean) ** 2 for rate in rates) / 5 / 6) ** 0.5
+        self.assertAlmostEqual(figures["pass@1/standard_error"], error)
         self.assertAlmostEqual(figures["pass@4"], sum(c > 0 for c in passed) / 6)
         none_of_two = [(4 - c) * (3 - c) / 12 for c in passed]
         self.assertAlmostEqual(figures["pass@2"], 1 - sum(none_of_two) / 6)

@@ -89,7 +89,10 @@ absl::StatusOr<v1::RunConfig> ModelConfiguration(const EvalFlags& flags) {
 void Print(const ModelEvaluation& evaluation, uint32_t samples, bool as_json) {
   const EvaluationFigures& figures = evaluation.figures;
   nlohmann::ordered_json values = {{"prompts", figures.prompts}, {"samples", figures.samples}};
-  for (const auto& [j, value] : figures.pass_at) values[absl::StrCat("pass@", j)] = value;
+  for (const auto& [j, value] : figures.pass_at) {
+    values[absl::StrCat("pass@", j)] = value;
+    if (j == 1) values["pass@1/standard_error"] = figures.pass_standard_error;
+  }
   values[absl::StrCat("maj@", samples)] = figures.majority;
   values["reward/mean"] = figures.mean_reward;
   values["reward/standard_error"] = figures.standard_error;

@@ -49,6 +49,7 @@ TEST(StatisticsTest, MeansAreOverPromptsAndLeaveOutWhatNobodyJudged) {
   EXPECT_DOUBLE_EQ(figures.mean_reward, 2.0 / 3);
   // Prompt means 1/3 and 1: deviation sqrt(2)/3, over sqrt(2).
   EXPECT_NEAR(figures.standard_error, 1.0 / 3, 1e-12);
+  EXPECT_NEAR(figures.pass_standard_error, 1.0 / 3, 1e-12);
   EXPECT_DOUBLE_EQ(figures.majority, 0.5);
   ASSERT_EQ(figures.pass_at.size(), 3u);  // 1, 2, 3
   EXPECT_THAT(figures.pass_at[0], Pair(1, ::testing::DoubleNear(2.0 / 3, 1e-12)));

@@ -15,6 +15,16 @@ std::vector<uint64_t> Budgets(uint64_t most) {
   return budgets;
 }
 
+// Of the mean of `values`, which must be at least one: sqrt(sum of squared deviations / (n - 1) / n),
+// and 0 for a single one.
+double StandardError(const std::vector<double>& values, double mean) {
+  if (values.size() < 2) return 0;
+  double squares = 0;
+  for (const double value : values) squares += std::pow(value - mean, 2);
+  const auto count = static_cast<double>(values.size());
+  return std::sqrt(squares / (count - 1) / count);
+}
+
 }  // namespace
 
 double PassAt(uint64_t n, uint64_t c, uint64_t j) {
@@ -82,11 +92,10 @@ EvaluationFigures Summarize(const std::vector<std::vector<Judged>>& prompts) {
   }
   figures.majority = majority / count;
   figures.mean_reward = reward_sum / count;
-  if (means.size() > 1) {
-    double squares = 0;
-    for (const double mean : means) squares += std::pow(mean - figures.mean_reward, 2);
-    figures.standard_error = std::sqrt(squares / (count - 1) / count);
-  }
+  figures.standard_error = StandardError(means, figures.mean_reward);
+  std::vector<double> rates;
+  for (const auto& [n, c] : counts) rates.push_back(static_cast<double>(c) / n);
+  figures.pass_standard_error = StandardError(rates, figures.pass_at.front().second);
   return figures;
 }
 

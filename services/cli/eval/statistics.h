@@ -29,6 +29,8 @@ struct EvaluationFigures {
   // Of mean_reward: the samples of a prompt are not independent, so it is the deviation of the
   // prompts' means, over the square root of their number. 0 for a single prompt.
   double standard_error = 0;
+  // The same of pass@1: the deviation of the prompts' shares of passing samples.
+  double pass_standard_error = 0;
   uint64_t prompts = 0;
   uint64_t samples = 0;
   // Samples without a reward.
