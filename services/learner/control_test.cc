@@ -207,11 +207,16 @@ TEST_F(LearnerRpcServiceTest, AWatcherThatReadsNothingIsCutAndOthersLiveOn) {
 
 TEST_F(LearnerRpcServiceTest, SteersTheRun) {
   control_.SetPhase(v1::LEARNER_PHASE_TRAINING);
+  v1::DataCounts rows;
+  rows.set_used(5);
+  rows.set_skipped(2);
+  control_.SetDataCounts(rows);
   v1::LearnerStatus status;
   {
     grpc::ClientContext context;
     ASSERT_TRUE(stub_->GetStatus(&context, {}, &status).ok());
     EXPECT_EQ(status.phase(), v1::LEARNER_PHASE_TRAINING);
+    EXPECT_EQ(status.data().skipped(), 2u);
   }
   {
     grpc::ClientContext early;

@@ -133,6 +133,12 @@ CoordinatorOptions Learner::WhereToStart() const {
 absl::Status Learner::StartRollouts() {
   const auto context = static_cast<uint32_t>(trainer_->decoder().config().max_position_embeddings);
   ROLLCALL_ASSIGN_OR_RETURN(data_, LoadTrainingData(config_, *tokenizer_, context));
+  metrics_->SetDataCounts(data_.counts);
+  control_->SetDataCounts(data_.counts);
+  LogInfo("data read", {{"rows_used", data_.counts.used()},
+                        {"skipped", data_.counts.skipped()},
+                        {"dropped", data_.counts.dropped()},
+                        {"truncated", data_.counts.truncated()}});
   source_ = data_.demonstrations.get();
   const bool rl = config_.stage() == v1::STAGE_RL;
   // Supervised training evaluates where it is told of the services that this takes.

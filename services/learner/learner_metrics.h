@@ -21,6 +21,10 @@ struct LearnerMetrics {
         groups_in_flight(Ended("in_flight")),
         generators_serving(registry.AddGauge("rollcall_learner_generators_serving",
                                              "Generators that serve the current version.")),
+        data_rows_used(Rows("used")),
+        data_rows_skipped(Rows("skipped")),
+        data_rows_dropped(Rows("dropped")),
+        data_rows_truncated(Rows("truncated")),
         step_seconds(registry.AddHistogram("rollcall_learner_step_seconds",
                                            "Duration of a step, waiting for rollouts included.",
                                            metrics::ExponentialBuckets(0.01, 2, 18))),
@@ -40,6 +44,13 @@ struct LearnerMetrics {
                     {{"reason", reason}})
           .Set(static_cast<double>(count));
     }
+  }
+
+  void SetDataCounts(const v1::DataCounts& counts) {
+    data_rows_used.Set(static_cast<double>(counts.used()));
+    data_rows_skipped.Set(static_cast<double>(counts.skipped()));
+    data_rows_dropped.Set(static_cast<double>(counts.dropped()));
+    data_rows_truncated.Set(static_cast<double>(counts.truncated()));
   }
 
   // A call to "generator", "reward" or "reference" that failed.
@@ -68,10 +79,19 @@ struct LearnerMetrics {
   metrics::Gauge& groups_filtered;
   metrics::Gauge& groups_in_flight;
   metrics::Gauge& generators_serving;
+  // used + skipped + dropped rows were in the files; the truncated ones are used.
+  metrics::Gauge& data_rows_used;
+  metrics::Gauge& data_rows_skipped;
+  metrics::Gauge& data_rows_dropped;
+  metrics::Gauge& data_rows_truncated;
   metrics::Histogram& step_seconds;
   metrics::Histogram& checkpoint_seconds;
 
  private:
+  metrics::Gauge& Rows(const std::string& state) {
+    return registry.AddGauge("rollcall_learner_data_rows",
+                             "Rows of the run's files by what became of them.", {{"state", state}});
+  }
   metrics::Gauge& Ended(const std::string& state) {
     return registry.AddGauge("rollcall_learner_groups", "Groups by what became of them.",
                              {{"state", state}});

@@ -107,6 +107,11 @@ void RunControl::SetCounts(const v1::RolloutCounts& counts) {
   *status_.mutable_rollouts() = counts;
 }
 
+void RunControl::SetDataCounts(const v1::DataCounts& counts) {
+  absl::MutexLock lock(&mutex_);
+  *status_.mutable_data() = counts;
+}
+
 void RunControl::End(const absl::Status& result) {
   std::vector<CheckpointDone> refused;
   {

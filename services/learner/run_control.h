@@ -53,6 +53,7 @@ class RunControl {
   void SetVersion(const v1::PolicyVersion& version) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetCheckpoint(const std::string& folder) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetCounts(const v1::RolloutCounts& counts) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SetDataCounts(const v1::DataCounts& counts) ABSL_LOCKS_EXCLUDED(mutex_);
   // Nothing follows: phase DONE or FAILED; pending checkpoint requests are refused.
   void End(const absl::Status& result) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -10,12 +10,21 @@
 namespace rollcall::learner {
 namespace {
 
+void Count(uint64_t used, const LeftOutRows& left_out, v1::DataCounts& counts) {
+  counts.set_used(counts.used() + used);
+  counts.set_skipped(counts.skipped() + left_out.unreadable);
+  counts.set_dropped(counts.dropped() + left_out.too_long);
+  counts.set_truncated(counts.truncated() + left_out.truncated);
+}
+
 absl::StatusOr<std::vector<v1::PromptRow>> EvaluationPrompts(const v1::RunConfig& config,
-                                                             const text::Tokenizer& tokenizer) {
+                                                             const text::Tokenizer& tokenizer,
+                                                             v1::DataCounts& counts) {
   std::vector<v1::PromptRow> prompts;
   if (config.data().evaluation().empty()) return prompts;
   ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
                             LoadPrompts(config.data(), config.data().evaluation(), tokenizer));
+  Count(set.rows.size(), set.left_out, counts);
   const uint32_t limit = config.evaluation().max_prompts();
   for (v1::PromptRow& row : set.rows) {
     if (limit > 0 && prompts.size() == limit) break;
@@ -34,17 +43,19 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
   if (config.stage() == v1::STAGE_RL) {
     ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
                               LoadPrompts(config.data(), config.data().train(), tokenizer));
+    Count(set.rows.size(), set.left_out, data.counts);
     data.prompts = std::make_unique<PromptSource>(std::make_shared<const PromptSet>(std::move(set)),
                                                   config.seed(), shuffle);
   } else if (config.stage() == v1::STAGE_SFT) {
     ROLLCALL_ASSIGN_OR_RETURN(
         DemonstrationSet set,
         LoadDemonstrations(config.data(), config.data().train(), tokenizer, context_length));
+    Count(set.rows.size(), set.left_out, data.counts);
     data.demonstrations = std::make_unique<DemonstrationSource>(
         std::make_shared<const DemonstrationSet>(std::move(set)), config.seed(), shuffle,
         config.learner().prompts_per_step());
   }
-  ROLLCALL_ASSIGN_OR_RETURN(data.evaluation, EvaluationPrompts(config, tokenizer));
+  ROLLCALL_ASSIGN_OR_RETURN(data.evaluation, EvaluationPrompts(config, tokenizer, data.counts));
   return data;
 }
 

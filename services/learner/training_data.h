@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/config.pb.h"
+#include "rollcall/v1/learner.pb.h"
 #include "services/learner/batching/batch.h"
 #include "services/learner/data/prompt_source.h"
 #include "services/learner/rollout/coordinator.h"
@@ -20,6 +21,8 @@ struct TrainingData {
   std::unique_ptr<BatchSource> demonstrations;  // sft
   // Held-out prompts, the first evaluation.max_prompts of them.
   std::vector<v1::PromptRow> evaluation;
+  // Of all files read, train and evaluation.
+  v1::DataCounts counts;
 };
 
 // Reads and tokenises all of it; `context_length` bounds a demonstration. Statuses of LoadPrompts

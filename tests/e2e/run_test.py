@@ -41,9 +41,15 @@ class RunTest(harness.EndToEndTest):
         self.assertIn("eval/reward/mean", json.loads(stdout))
 
     def test_status_names_every_service_of_a_run(self):
-        process = self.start_train("run", "learner.steps=1000")
+        # Rows that are left out are counted, in status, in the log and in the metrics.
+        with (self.folder / "train.jsonl").open("a") as rows:
+            rows.write('nonsense\n{"prompt": "' + "1" * 40 + '", "answer": "0"}\n')
+        process = self.start_train("run", "learner.steps=1000", "data.on_bad_row=skip", "data.on_long_prompt=drop",
+                                   "data.max_prompt_tokens=20")
         self.await_step("run", 1)
         stdout, _ = self.rollcall("status", str(self.folder / "run"))
+        self.assertIn("rows: 46 used, 1 skipped, 1 dropped, 0 truncated", stdout)
+        self.assertRegex(self.logs(), "data read.*rows_used=46.*skipped=1.*dropped=1.*truncated=0")
         for service in ("learner", "generator", "reward", "reference"):
             self.assertRegex(stdout, rf"(?m)^{service} +up")
         process.send_signal(signal.SIGTERM)

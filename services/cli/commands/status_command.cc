@@ -58,6 +58,11 @@ void PrintLearner(const std::string& address, const absl::StatusOr<v1::LearnerSt
                         status->total_steps(), "  groups: ", counts.issued(), " issued, ",
                         counts.trained(), " trained, ", counts.filtered(), " filtered, ", dropped,
                         " dropped, ", counts.in_flight(), " in flight");
+    if (status->has_data()) {
+      const v1::DataCounts& data = status->data();
+      absl::StrAppend(&text, "  rows: ", data.used(), " used, ", data.skipped(), " skipped, ",
+                      data.dropped(), " dropped, ", data.truncated(), " truncated");
+    }
     if (!status->waiting_for().empty())
       absl::StrAppend(&text, "  waiting for ", status->waiting_for());
     if (!status->failure().empty()) absl::StrAppend(&text, "  failed: ", status->failure());
