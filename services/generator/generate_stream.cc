@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kMessageBytes = size_t{512} << 10;
 // A token with its three floats, and the fixed part of a delta or an end, at most.
 constexpr size_t kTokenBytes = 5 + 3 * 4;
-constexpr size_t kDeltaBytes = 48;
+constexpr size_t kDeltaBytes = 56;
 // An alternative, and the fixed part of a list of them.
 constexpr size_t kAlternativeBytes = 5 + 4;
 constexpr size_t kAlternativesBytes = 12;
@@ -115,7 +115,9 @@ void GenerateStream::AddToken(TokenOutput& token) {
   const auto known = message.delta_of.find(token.index);
   if (known != message.delta_of.end()) {
     v1::SampleDelta* newest = message.response.mutable_deltas(known->second);
-    if (newest->policy_step() == token.policy_step) delta = newest;
+    if (newest->policy_step() == token.policy_step && newest->mixed_kv() == token.mixed_kv) {
+      delta = newest;
+    }
   }
   if (delta == nullptr) {
     message.delta_of[token.index] = message.response.deltas_size();
@@ -123,6 +125,7 @@ void GenerateStream::AddToken(TokenOutput& token) {
     delta->set_index(token.index);
     delta->set_offset(token.offset);
     delta->set_policy_step(token.policy_step);
+    delta->set_mixed_kv(token.mixed_kv);
     message.bytes += kDeltaBytes;
   }
   delta->add_token_ids(token.token);

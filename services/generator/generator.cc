@@ -14,6 +14,17 @@
 namespace rollcall::generator {
 namespace {
 
+Engine::OnWeightUpdate OnWeightUpdateOf(const v1::GeneratorSection& section) {
+  switch (section.on_weight_update()) {
+    case v1::WEIGHT_UPDATE_KEEP:
+      return Engine::OnWeightUpdate::kKeep;
+    case v1::WEIGHT_UPDATE_DRAIN:
+      return Engine::OnWeightUpdate::kDrain;
+    default:
+      return Engine::OnWeightUpdate::kRecompute;
+  }
+}
+
 class Generator final : public rpc::HostedService {
  public:
   explicit Generator(const rpc::ServiceContext& context)
@@ -31,6 +42,7 @@ class Generator final : public rpc::HostedService {
              {"dtype", model.numerics.dtype()}});
     staging_.emplace(std::move(model.layout), model.version);
     engine_.emplace(Engine::Options{.scheduler = model.scheduler,
+                                    .on_weight_update = OnWeightUpdateOf(config_.generator()),
                                     .prefix_cache = config_.generator().prefix_cache(),
                                     .version = model.version},
                     std::move(model.runner), std::move(model.tokenizer), &metrics_);

@@ -9,10 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/philox.h"
 #include "common/checkpoint/scratch_folder.h"
-#include "common/model/identity.h"
 #include "common/rpc/status_conversion.h"
-#include "common/tensor/bridge.h"
 #include "services/generator/testing/generator_server.h"
+#include "services/generator/testing/requests.h"
 #include "services/generator/testing/tiny_model.h"
 
 namespace rollcall::generator {
@@ -21,58 +20,9 @@ namespace {
 using testing::GeneratorServer;
 using ::testing::HasSubstr;
 using testing::Outcome;
-
-v1::GenerateRequest Request(uint64_t group_id, uint32_t prompt_tokens, uint32_t samples,
-                            uint32_t max_tokens) {
-  v1::GenerateRequest request;
-  request.mutable_key()->set_run_seed(5);
-  request.mutable_key()->set_purpose(v1::RANDOM_PURPOSE_ROLLOUT);
-  request.mutable_key()->set_group_id(group_id);
-  PhiloxStream random(group_id, 77);
-  for (uint32_t i = 0; i < prompt_tokens; ++i) {
-    request.add_prompt_token_ids(static_cast<uint32_t>(random.Below(77)));
-  }
-  request.set_num_samples(samples);
-  request.mutable_sampling()->set_max_tokens(max_tokens);
-  request.mutable_stop()->set_ignore_eos(true);
-  return request;
-}
-
-::testing::AssertionResult SameSamples(const Outcome& a, const Outcome& b) {
-  if (!a.status.ok() || !b.status.ok())
-    return ::testing::AssertionFailure() << a.status << b.status;
-  if (a.samples.size() != b.samples.size()) return ::testing::AssertionFailure() << "sample counts";
-  for (const auto& [index, sample] : a.samples) {
-    const Outcome::Sample& other = b.samples.at(index);
-    if (sample.tokens != other.tokens)
-      return ::testing::AssertionFailure() << "tokens of " << index;
-    if (std::memcmp(sample.logprobs.data(), other.logprobs.data(), sample.logprobs.size() * 4) !=
-        0) {
-      return ::testing::AssertionFailure() << "log-probs of " << index;
-    }
-  }
-  return ::testing::AssertionSuccess();
-}
-
-// The weights of a decoder as a learner pushes them.
-struct Published {
-  v1::PolicyVersion version;
-  v1::WeightManifest manifest;
-  std::vector<std::string> tensors;
-
-  Published(const model::Decoder& decoder, const std::string& folder, uint64_t lineage,
-            uint64_t step) {
-    manifest = *model::ManifestOf(decoder);
-    manifest.set_tokenizer_hash(*model::TokenizerHash(folder));
-    version.set_run_id("run");
-    version.set_lineage(lineage);
-    version.set_step(step);
-    version.set_manifest_hash(*model::ManifestHash(manifest));
-    for (const auto& parameter : decoder.parameters()) {
-      tensors.emplace_back(tensor::BytesOf(*tensor::HostContiguous(parameter.tensor)));
-    }
-  }
-};
+using testing::Published;
+using testing::Request;
+using testing::SameSamples;
 
 class GeneratorTest : public ::testing::Test {
  protected:
@@ -456,48 +406,14 @@ TEST_F(GeneratorTest, RefusesForeignAndDamagedWeights) {
   EXPECT_TRUE(server_->State().ready());
 }
 
-TEST_F(GeneratorTest, RequestsGoOnAcrossASwap) {
+TEST_F(GeneratorTest, WeightsAreNotFetched) {
   Serve();
-  const model::Decoder before = testing::TinyDecoder(at::kFloat, 5);
-  model::Decoder after = testing::TinyDecoder(at::kFloat, 6);
-  const Published first(before, folder(), 1, 0), second(after, folder(), 1, 1);
-  ASSERT_TRUE(server_->PushWeights(first.version, first.manifest, first.tensors).ok());
   grpc::ClientContext context;
   GeneratorServer::SetDeadline(&context);
-  v1::GenerateRequest request = Request(1, 30, 16, 480);
-  *request.mutable_min_version() = first.version;
-  const auto reader = server_->generator().Generate(&context, request);
-  Outcome outcome;
-  v1::GenerateResponse message;
-  ASSERT_TRUE(reader->Read(&message));
-  testing::Collect(message, &outcome);
-  ASSERT_TRUE(server_->PushWeights(second.version, second.manifest, second.tensors, 1 << 20).ok());
-  while (reader->Read(&message)) testing::Collect(message, &outcome);
-  ASSERT_TRUE(reader->Finish().ok());
-  std::vector<testing::ScoredSequence> sequences;
-  for (const auto& [index, sample] : outcome.samples) {
-    ASSERT_EQ(sample.tokens.size(), 480u);
-    const v1::SampleEnd& end = sample.ends.at(0);
-    ASSERT_EQ(end.version_spans_size(), 2) << "the swap came too late to be tested";
-    EXPECT_EQ(end.version_spans(0).version().step(), 0u);
-    EXPECT_EQ(end.version_spans(1).version().step(), 1u);
-    EXPECT_EQ(end.version_spans(1).end(), 480u);
-    testing::ScoredSequence sequence;
-    sequence.tokens.assign(request.prompt_token_ids().begin(), request.prompt_token_ids().end());
-    sequence.tokens.insert(sequence.tokens.end(), sample.tokens.begin(), sample.tokens.end());
-    sequence.prompt_tokens = 30 + end.version_spans(1).begin();
-    sequences.push_back(std::move(sequence));
-  }
-  // What came after the swap is exactly what the new weights give: every key and value was computed
-  // again.
-  const auto expected = testing::LearnerLogProbs(after, sequences, 1.0);
-  size_t i = 0;
-  for (const auto& [index, sample] : outcome.samples) {
-    const size_t begin = sequences[i].prompt_tokens - 30;
-    EXPECT_EQ(
-        std::memcmp(sample.logprobs.data() + begin, expected[i].data(), 4 * expected[i].size()), 0);
-    ++i;
-  }
+  const auto reader = server_->weights().Fetch(&context, v1::FetchRequest());
+  v1::FetchResponse message;
+  EXPECT_FALSE(reader->Read(&message));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
 }
 
 TEST_F(GeneratorTest, DrainRefusesNewCallsAndFinishesOldOnes) {

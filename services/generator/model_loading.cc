@@ -1,12 +1,16 @@
 #include "services/generator/model_loading.h"
 
+#include <ATen/DeviceAccelerator.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/logging.h"
+#include "common/base/machine_limits.h"
 #include "common/base/status.h"
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
@@ -16,6 +20,7 @@
 #include "common/tensor/device.h"
 #include "common/tensor/torch_call.h"
 #include "common/wire/sha256.h"
+#include "services/generator/cache_budget.h"
 #include "services/generator/engine/decoder_runner.h"
 
 namespace rollcall::generator {
@@ -54,40 +59,83 @@ absl::StatusOr<Source> OpenSource(const v1::RunConfig& config) {
   return source;
 }
 
-absl::StatusOr<model::Decoder> MakeDecoder(const v1::RunConfig& config, const Source& source) {
-  const bool bfloat16 = config.model().dtype() == v1::COMPUTE_DTYPE_BFLOAT16;
-  ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device, tensor::OpenDevice(config.model().device()));
-  ROLLCALL_ASSIGN_OR_RETURN(
-      model::Decoder decoder,
-      model::Decoder::Create(source.config, bfloat16 ? at::kBFloat16 : at::kFloat, device));
+absl::StatusOr<model::Decoder> MakeDecoder(const Source& source, at::ScalarType dtype,
+                                           const c10::Device& device) {
+  ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder,
+                            model::Decoder::Create(source.config, dtype, device));
   if (source.folder.has_value()) {
     ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(*source.folder, decoder.parameters()));
   }
   return decoder;
 }
 
-// Blocks that the budget holds, and no more than all slots can fill.
-absl::StatusOr<int64_t> CountBlocks(const v1::GeneratorSection& section,
-                                    const model::ModelConfig& config, at::ScalarType dtype) {
-  const int64_t block_tokens = section.kv_block_tokens();
-  const int64_t block_bytes = model::KvCache::BytesPerBlock(config, block_tokens, dtype);
-  const int64_t affordable =
-      static_cast<int64_t>(section.kv_cache_bytes() / static_cast<uint64_t>(block_bytes));
-  if (affordable == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("generator.kv_cache_bytes: one block of ",
-                                                   block_tokens, " tokens takes ", block_bytes,
-                                                   " bytes, got ", section.kv_cache_bytes()));
+// Copies of the weights that a generator on the CPU holds at most: as loaded, packed for the
+// kernels, and staged while a learner pushes the next version.
+constexpr uint64_t kServedCopies = 3;
+// The reference has no next version.
+constexpr uint64_t kReferenceCopies = 2;
+
+at::ScalarType DtypeOf(const v1::RunConfig& config) {
+  return config.model().dtype() == v1::COMPUTE_DTYPE_BFLOAT16 ? at::kBFloat16 : at::kFloat;
+}
+
+// Bytes that a learner on this box takes a parameter: the weights and their packed copy, the copy
+// that is published, float32 masters unless those are the weights, gradients, and two moments.
+uint64_t LearnerBytes(uint64_t width) { return 3 * width + (width == 4 ? 0 : 4) + 4 + 2 * 4; }
+
+bool IsLocal(const std::string& address) { return absl::StartsWith(address, "unix:"); }
+
+// What the other services of the run will take of this box's memory, as far as the run's
+// configuration tells: those on Unix sockets are here. Activations come out of what
+// kv_memory_fraction leaves.
+void CountOthers(const v1::RunConfig& config, uint64_t parameters, uint64_t width,
+                 CacheDemand* demand) {
+  uint64_t generators = 0;
+  for (const std::string& address : config.generator().addresses()) generators += IsLocal(address);
+  if (generators == 0) return;  // it serves on its own
+  demand->generators = static_cast<uint32_t>(generators);
+  demand->others = (generators - 1) * kServedCopies * parameters * width;
+  demand->others += parameters * LearnerBytes(width);
+  for (const std::string& address : config.reference().addresses()) {
+    if (IsLocal(address)) demand->others += kReferenceCopies * parameters * width;
   }
-  const int64_t per_sample = (config.max_position_embeddings + block_tokens - 1) / block_tokens;
-  const int64_t useful = per_sample * section.max_running_samples();
-  const int64_t blocks = std::min({affordable, useful, int64_t{1} << 30});
-  LogInfo("key/value cache", {{"blocks", blocks},
-                              {"block_tokens", block_tokens},
-                              {"block_bytes", block_bytes},
-                              {"bytes", blocks * block_bytes},
-                              {"tokens", blocks * block_tokens},
-                              {"full_contexts", blocks / per_sample}});
-  return blocks;
+}
+
+absl::StatusOr<CacheBudget> BudgetCache(const v1::RunConfig& config,
+                                        const model::ModelConfig& model,
+                                        const c10::Device& device) {
+  const v1::GeneratorSection& section = config.generator();
+  const at::ScalarType dtype = DtypeOf(config);
+  const auto parameters = static_cast<uint64_t>(model.ParameterCount());
+  const uint64_t width = c10::elementSize(dtype);
+  CacheDemand demand{.wanted = section.kv_cache_bytes(),
+                     .fraction = section.kv_memory_fraction(),
+                     .block = static_cast<uint64_t>(
+                         model::KvCache::BytesPerBlock(model, section.kv_block_tokens(), dtype)),
+                     .block_tokens = section.kv_block_tokens(),
+                     .context = static_cast<uint64_t>(model.max_position_embeddings),
+                     .max_running_samples = section.max_running_samples()};
+  if (device.is_cpu()) {
+    const MachineLimits limits = ReadMachineLimits();
+    demand.available = limits.memory_available;
+    demand.available_source = limits.memory_source;
+    demand.weights = kServedCopies * parameters * width;
+    CountOthers(config, parameters, width, &demand);
+  } else {
+    demand.available = at::accelerator::getMemoryInfo(device.index()).first;
+    demand.available_source = "free on the GPU";
+    demand.weights = parameters * width;
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const CacheBudget budget, PlanCache(demand));
+  LogInfo("key/value cache",
+          {{"bytes", budget.bytes},
+           {"budget", budget.arithmetic},
+           {"blocks", budget.blocks},
+           {"block_tokens", demand.block_tokens},
+           {"block_bytes", demand.block},
+           {"tokens", uint64_t{budget.blocks} * demand.block_tokens},
+           {"full_contexts", uint64_t{budget.blocks} * demand.block_tokens / demand.context}});
+  return budget;
 }
 
 absl::StatusOr<WeightLayout> LayoutOf(const v1::WeightManifest& manifest) {
@@ -146,7 +194,11 @@ absl::StatusOr<LoadedModel> LoadModel(const v1::RunConfig& config) {
   ROLLCALL_ASSIGN_OR_RETURN(const std::string tokenizer_hash,
                             model::TokenizerHash(config.model().path()));
   const absl::Status made = tensor::TorchCall([&]() -> absl::Status {
-    ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, MakeDecoder(config, source));
+    ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device,
+                              tensor::OpenDevice(config.model().device()));
+    // Before the weights are read: what cannot fit is refused at once.
+    ROLLCALL_ASSIGN_OR_RETURN(const CacheBudget budget, BudgetCache(config, source.config, device));
+    ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, MakeDecoder(source, DtypeOf(config), device));
     loaded.numerics = model::FingerprintOf(decoder);
     ROLLCALL_ASSIGN_OR_RETURN(v1::WeightManifest manifest, model::ManifestOf(decoder));
     manifest.set_tokenizer_hash(tokenizer_hash);
@@ -155,14 +207,12 @@ absl::StatusOr<LoadedModel> LoadModel(const v1::RunConfig& config) {
       ROLLCALL_ASSIGN_OR_RETURN(std::string hash, model::ManifestHash(manifest));
       loaded.version.emplace().set_manifest_hash(std::move(hash));
     }
-    ROLLCALL_ASSIGN_OR_RETURN(const int64_t blocks,
-                              CountBlocks(section, source.config, decoder.dtype()));
     ROLLCALL_ASSIGN_OR_RETURN(
         model::KvCache cache,
-        model::KvCache::Create(source.config,
-                               {.num_blocks = blocks, .block_size = section.kv_block_tokens()},
-                               decoder.dtype(), decoder.device()));
-    loaded.scheduler = {.num_blocks = static_cast<uint32_t>(blocks),
+        model::KvCache::Create(
+            source.config, {.num_blocks = budget.blocks, .block_size = section.kv_block_tokens()},
+            decoder.dtype(), decoder.device()));
+    loaded.scheduler = {.num_blocks = budget.blocks,
                         .block_tokens = section.kv_block_tokens(),
                         .max_running_samples = section.max_running_samples(),
                         .max_waiting_samples = section.max_waiting_samples(),

@@ -15,7 +15,8 @@ namespace rollcall::generator {
 
 // rollcall.v1.Weights: lets a learner fill the staging, and the engine swap what was committed.
 // Allocating and hashing gigabytes happens on a thread of its own, so that reactions never block.
-// Fetch is not offered.
+// Fetch answers UNIMPLEMENTED, as
+// the contract says.
 class WeightsService final : public v1::Weights::CallbackService {
  public:
   // `staging` and `engine` must outlive the calls. `on_serving(ready)`: told whether the server

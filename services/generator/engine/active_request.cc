@@ -117,11 +117,12 @@ absl::StatusOr<bool> ActiveRequest::Append(uint32_t slot, Drawn drawn,
     ROLLCALL_ASSIGN_OR_RETURN(text, sample.decoder->Step(sampled.token));
   }
   sample.completion.push_back(sampled.token);
-  if (sample.version_spans.empty() ||
+  if (sample.version_spans.empty() || sample.version_spans.back().mixed_kv() != drawn.mixed_kv ||
       !SameVersion(sample.version_spans.back().version(), version)) {
     v1::VersionSpan span;
     span.set_begin(offset);
     *span.mutable_version() = version;
+    span.set_mixed_kv(drawn.mixed_kv);
     sample.version_spans.push_back(std::move(span));
   }
   sample.version_spans.back().set_end(offset + 1);
@@ -137,6 +138,7 @@ absl::StatusOr<bool> ActiveRequest::Append(uint32_t slot, Drawn drawn,
                             .sampling_logprob = sampled.sampling_logprob,
                             .kept_log_mass = sampled.kept_log_mass,
                             .policy_step = version.step(),
+                            .mixed_kv = drawn.mixed_kv,
                             .text = request_.return_text ? std::move(text) : std::string(),
                             .alternatives = std::move(drawn.alternatives)});
   if (cause.has_value()) End(sample, *cause);

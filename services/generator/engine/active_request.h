@@ -45,7 +45,8 @@ class ActiveRequest {
   // A drawn token and its log-probs, in nats.
   struct Drawn {
     SampledToken sampled;
-    float logprob = 0;  // plain softmax at the sampling temperature
+    float logprob = 0;      // plain softmax at the sampling temperature
+    bool mixed_kv = false;  // over keys and values of several versions
     v1::TokenAlternatives alternatives;
   };
   // One more token; true when it ends the sample. INTERNAL: the tokenizer failed.

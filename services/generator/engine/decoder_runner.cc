@@ -1,6 +1,5 @@
 #include "services/generator/engine/decoder_runner.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
@@ -12,6 +11,7 @@
 #include "common/model/parallel.h"
 #include "common/model/scoring.h"
 #include "common/tensor/bridge.h"
+#include "common/tensor/compute_threads.h"
 #include "common/tensor/torch_call.h"
 
 namespace rollcall::generator {
@@ -29,8 +29,7 @@ DecoderRunner::DecoderRunner(model::Decoder decoder, model::KvCache cache, uint3
     : decoder_(std::move(decoder)), cache_(std::move(cache)), threads_(threads) {}
 
 void DecoderRunner::StartOnThisThread() {
-  // OpenMP's thread count belongs to the calling thread.
-  if (threads_ > 0) at::set_num_threads(static_cast<int>(threads_));
+  tensor::StartComputeThreads(threads_, tensor::ModelThread::kEngine);
 }
 
 absl::Status DecoderRunner::Forward(const StepPlan& plan, std::span<const uint32_t> token_ids) {

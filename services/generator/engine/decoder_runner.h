@@ -18,7 +18,7 @@ namespace rollcall::generator {
 // LibTorch; its exceptions become statuses here.
 class DecoderRunner final : public ModelRunner {
  public:
-  // threads: compute threads of the engine's thread; 0: LibTorch's default.
+  // threads: compute threads of the engine's thread; 0: all that may run at once.
   DecoderRunner(model::Decoder decoder, model::KvCache cache, uint32_t threads);
 
   void StartOnThisThread() override;

@@ -1,6 +1,7 @@
 #include "services/generator/engine/engine.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -77,7 +78,7 @@ void Engine::SwapWeights(std::shared_ptr<const StagedWeights> weights,
                          std::function<void(absl::Status)> done) {
   {
     absl::MutexLock lock(&mutex_);
-    if (!stopping_ && !intake_.swap.has_value()) {
+    if (!stopping_ && !intake_.swap.has_value() && !swap_waits_) {
       intake_.swap = Swap{std::move(weights), std::move(done)};
       return;
     }
@@ -124,23 +125,61 @@ void Engine::Run() {
       intake = std::exchange(intake_, {});
       if (stopping_) break;
       busy_ = true;
+      swap_waits_ |= intake.swap.has_value();
     }
-    if (intake.swap.has_value()) Apply(*intake.swap);
-    for (Submission& submission : intake.submissions) Admit(std::move(submission));
-    for (const RequestId id : intake.cancellations) {
-      const auto it = requests_.find(id);
-      if (it != requests_.end()) Finish(it, absl::CancelledError("cancelled"));
-    }
+    if (intake.swap.has_value()) swap_ = std::move(intake.swap);
+    SwapIfDue();
+    for (Submission& submission : intake.submissions) Take(std::move(submission));
+    for (const RequestId id : intake.cancellations) CancelNow(id);
     if (!scheduler_.idle()) Step();
+    SwapIfDue();
     Publish();
     absl::MutexLock lock(&mutex_);
     busy_ = false;
   }
+  if (intake.swap.has_value()) swap_ = std::move(intake.swap);
+  std::move(intake.submissions.begin(), intake.submissions.end(), std::back_inserter(held_));
   const absl::Status stopped = absl::UnavailableError("this generator is shutting down");
-  if (intake.swap.has_value()) intake.swap->done(stopped);
-  for (Submission& submission : intake.submissions) submission.request->sink().OnDone(stopped);
+  RefuseAllWaiting(stopped);
   FailAll(stopped);
   Publish();
+}
+
+void Engine::Take(Submission submission) {
+  if (swap_.has_value()) {
+    held_.push_back(std::move(submission));
+  } else {
+    Admit(std::move(submission));
+  }
+}
+
+void Engine::CancelNow(RequestId id) {
+  const absl::Status cancelled = absl::CancelledError("cancelled");
+  const auto it = requests_.find(id);
+  if (it != requests_.end()) {
+    Finish(it, cancelled);
+    return;
+  }
+  const auto held = std::find_if(held_.begin(), held_.end(),
+                                 [id](const Submission& waiting) { return waiting.id == id; });
+  if (held == held_.end()) return;
+  CountOutcome(cancelled);
+  held->request->sink().OnDone(cancelled);
+  held_.erase(held);
+}
+
+void Engine::SwapIfDue() {
+  if (!swap_.has_value()) return;
+  if (options_.on_weight_update == OnWeightUpdate::kDrain && !requests_.empty()) return;
+  const Swap swap = *std::exchange(swap_, std::nullopt);
+  Apply(swap);
+  for (Submission& submission : std::exchange(held_, {})) Admit(std::move(submission));
+}
+
+void Engine::RefuseAllWaiting(const absl::Status& status) {
+  if (swap_.has_value()) swap_->done(status);
+  swap_.reset();
+  for (Submission& submission : std::exchange(held_, {})) submission.request->sink().OnDone(status);
 }
 
 void Engine::Admit(Submission submission) {
@@ -176,7 +215,11 @@ void Engine::Apply(const Swap& swap) {
     return;
   }
   version_ = next;
-  scheduler_.RecomputeAll();
+  if (options_.on_weight_update == OnWeightUpdate::kKeep) {
+    scheduler_.KeepDecoding();
+  } else {
+    scheduler_.RecomputeAll();
+  }
   for (auto it = requests_.begin(); it != requests_.end();) {
     const auto current = it++;
     const absl::Status status =
@@ -227,6 +270,8 @@ void Engine::Step() {
   const double seconds = absl::ToDoubleSeconds(options_.clock->Now() - start);
   metrics_->step_seconds.Observe(seconds);
   metrics_->sampled_tokens.Increment(static_cast<double>(plan.draws.size()));
+  metrics_->mixed_kv_tokens.Increment(static_cast<double>(
+      std::count_if(plan.draws.begin(), plan.draws.end(), [](const auto& d) { return d.mixed; })));
   metrics_->decode_tokens.Increment(plan.decode_rows);
   metrics_->prefill_tokens.Increment(plan.rows - plan.decode_rows);
   if (seconds > 0) {
@@ -270,6 +315,7 @@ absl::Status Engine::DrawAll(const StepPlan& plan, std::vector<SampleId>* finish
     });
     for (absl::StatusOr<ActiveRequest::Drawn>& result : drawn) {
       ROLLCALL_RETURN_IF_ERROR(result.status());
+      result->mixed_kv = plan.draws[begin].mixed;
       const SampleId id = plan.draws[begin++].sample;
       const Running& running = requests_.at(request_of_sample_.at(id));
       ROLLCALL_ASSIGN_OR_RETURN(
@@ -384,7 +430,8 @@ void Engine::CountOutcome(const absl::Status& status) {
 }
 
 void Engine::Publish() {
-  const uint32_t waiting = scheduler_.num_waiting();
+  uint32_t waiting = scheduler_.num_waiting();
+  for (const Submission& held : held_) waiting += held.request->num_samples();
   const uint64_t block_tokens = scheduler_.options().block_tokens;
   const uint64_t total = scheduler_.pool().num_blocks() * block_tokens;
   const uint64_t free = scheduler_.num_available_blocks() * block_tokens;
@@ -409,6 +456,7 @@ void Engine::Publish() {
             .engine_steps = steps_,
             .retry_after = absl::Seconds(std::clamp(seconds, 0.05, 10.0))};
   unfinished_samples_ = scheduler_.num_running() + waiting;
+  swap_waits_ = swap_.has_value();
 }
 
 }  // namespace rollcall::generator

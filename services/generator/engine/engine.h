@@ -31,15 +31,27 @@ namespace rollcall::generator {
 // each step every running sample gets a token, whoever asked for it.
 //
 // What it is not: it checks no request (request_validation.h) and moves no weights (weights/); it
-// swaps whole ones between two steps. Then requests go on with the new weights; their keys and
-// values are computed again, so that every later token is exactly what the new weights give. A
-// request whose min_version the new weights do not meet ends with FAILED_PRECONDITION.
+// swaps whole ones between two steps, and requests go on with the new weights as OnWeightUpdate
+// says. A request whose min_version the new weights do not meet ends with FAILED_PRECONDITION.
 //
 // Thread-safe; no method but Drain, Stop and the destructor blocks on the model.
 class Engine {
  public:
+  // What becomes of running requests when weights are swapped.
+  enum class OnWeightUpdate {
+    // Their keys and values are computed again: every later token is exactly what the new weights
+    // give.
+    kRecompute,
+    // Samples that decode go on over the keys and values they have; what they draw from then on is
+    // marked mixed_kv.
+    kKeep,
+    // They end first; requests that come meanwhile wait for the new weights.
+    kDrain,
+  };
+
   struct Options {
     SchedulerOptions scheduler;
+    OnWeightUpdate on_weight_update = OnWeightUpdate::kRecompute;
     // Keep full blocks of the cache for later requests that begin with the same tokens.
     bool prefix_cache = true;
     // The version of the weights that the runner holds already; unset: none, requests are refused
@@ -71,7 +83,7 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Hands a request over; its results, and whether it is admitted at all, go to the sink before the
-  // next step. An error here means that the sink is never called: INVALID_ARGUMENT (a prefix ends
+  // next step (where a swap waits for running requests: after the swap). An error here means that the sink is never called: INVALID_ARGUMENT (a prefix ends
   // its completion), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining or stopped).
   absl::StatusOr<RequestId> Submit(GenerationRequest request, std::shared_ptr<RequestSink> sink)
       ABSL_LOCKS_EXCLUDED(mutex_);
@@ -79,9 +91,10 @@ class Engine {
   // Ends a request with CANCELLED before the next step; unknown ones are ignored.
   void Cancel(RequestId id) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Puts weights into service between two steps, then calls `done` on the engine's thread. If that
-  // fails the engine is without weights, and every request ends with the error. One swap at a time:
-  // UNAVAILABLE to `done` when another one has not been taken up yet or the engine stops.
+  // Puts weights into service between two steps (with kDrain: once the running requests are done),
+  // then calls `done` on the engine's thread. If that fails the engine is without weights, and every
+  // request ends with the error. One swap at a time: UNAVAILABLE to `done` when another one waits or
+  // the engine stops.
   void SwapWeights(std::shared_ptr<const StagedWeights> weights,
                    std::function<void(absl::Status)> done) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -124,8 +137,14 @@ class Engine {
   void Run();
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Admits a request, or holds it back while a swap waits.
+  void Take(Submission submission);
   void Admit(Submission submission);
+  void CancelNow(RequestId id);
+  // Applies the waiting swap when it is time, and admits what was held back for it.
+  void SwapIfDue();
   void Apply(const Swap& swap);
+  void RefuseAllWaiting(const absl::Status& status);
   void Step();
   absl::Status RunModel(const StepPlan& plan);
   // Draws the plan's tokens; ids of samples that are complete now go to `finished`.
@@ -154,6 +173,8 @@ class Engine {
   std::optional<v1::PolicyVersion> version_;
   std::map<RequestId, Running> requests_;
   std::unordered_map<SampleId, RequestId> request_of_sample_;
+  std::optional<Swap> swap_;      // waits for the running requests
+  std::vector<Submission> held_;  // wait for swap_
   std::vector<uint32_t> token_ids_;
   std::vector<int32_t> logits_index_of_row_;
   uint64_t steps_ = 0;
@@ -162,11 +183,12 @@ class Engine {
   mutable absl::Mutex mutex_;
   Intake intake_ ABSL_GUARDED_BY(mutex_);
   State state_ ABSL_GUARDED_BY(mutex_);
-  uint32_t unfinished_samples_ ABSL_GUARDED_BY(mutex_) = 0;  // admitted; as of the last step
+  uint32_t unfinished_samples_ ABSL_GUARDED_BY(mutex_) = 0;  // taken up; as of the last step
   RequestId next_request_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  bool busy_ ABSL_GUARDED_BY(mutex_) = false;  // commands were taken, their step is not done
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;        // commands were taken, their step is not done
+  bool swap_waits_ ABSL_GUARDED_BY(mutex_) = false;  // taken, not applied
 
   std::thread thread_;  // last: it uses the fields above
 };

@@ -46,6 +46,9 @@ struct EngineMetrics {
         weight_swap_seconds(registry.AddHistogram("rollcall_generator_weight_swap_seconds",
                                                   "Time between two steps that a swap took.",
                                                   metrics::LatencyBuckets())),
+        mixed_kv_tokens(registry.AddCounter(
+            "rollcall_generator_mixed_kv_tokens_total",
+            "Tokens drawn over keys and values of several versions (on_weight_update: keep).")),
         requests_ok(Requests(registry, "ok")),
         requests_cancelled(Requests(registry, "cancelled")),
         requests_refused(Requests(registry, "refused")),
@@ -70,6 +73,7 @@ struct EngineMetrics {
   metrics::Gauge& policy_lineage;
   metrics::Counter& weight_swaps;
   metrics::Histogram& weight_swap_seconds;
+  metrics::Counter& mixed_kv_tokens;
   metrics::Counter& requests_ok;
   metrics::Counter& requests_cancelled;
   metrics::Counter& requests_refused;

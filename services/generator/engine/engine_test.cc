@@ -180,9 +180,10 @@ std::shared_ptr<StagedWeights> Weights(uint64_t lineage, uint64_t step, size_t s
 class EngineTest : public testing::Test {
  protected:
   void StartEngine(std::optional<v1::PolicyVersion> version = Version(1, 0)) {
-    engine_ = std::make_unique<Engine>(
-        Engine::Options{.scheduler = scheduler_, .version = std::move(version)},
-        std::make_unique<FakeRunner>(&gate_), nullptr, &metrics_);
+    engine_ = std::make_unique<Engine>(Engine::Options{.scheduler = scheduler_,
+                                                       .on_weight_update = on_weight_update_,
+                                                       .version = std::move(version)},
+                                       std::make_unique<FakeRunner>(&gate_), nullptr, &metrics_);
   }
   void TearDown() override { gate_.Allow(kUnlimited); }
 
@@ -210,6 +211,7 @@ class EngineTest : public testing::Test {
                               .max_running_samples = 8,
                               .max_waiting_samples = 8,
                               .max_step_tokens = 64};
+  Engine::OnWeightUpdate on_weight_update_ = Engine::OnWeightUpdate::kRecompute;
   metrics::Registry registry_;
   EngineMetrics metrics_{registry_};
   Gate gate_;
@@ -334,6 +336,84 @@ TEST_F(EngineTest, SwapBetweenTwoStepsIsSeenInTokensAndSpans) {
     EXPECT_EQ(tokens[i], expected) << i;
   }
   EXPECT_EQ(engine_->state().version->step(), 7u);
+}
+
+TEST_F(EngineTest, DrainingSwapWaitsForRunningRequestsAndHoldsNewOnesBack) {
+  on_weight_update_ = Engine::OnWeightUpdate::kDrain;
+  StartEngine();
+  const auto running = Submit(Request({0}, 1, 6));
+  gate_.Allow(2);
+  ASSERT_TRUE(running->AwaitTokens(2));
+  absl::Notification swapped;
+  engine_->SwapWeights(Weights(1, 7, 2), [&](const absl::Status& status) {
+    EXPECT_TRUE(status.ok());
+    swapped.Notify();
+  });
+  const auto later = Submit(Request({0}, 1, 6));
+  Engine::RequestId gone_id = 0;
+  const auto gone = Submit(Request({0}, 1, 6), &gone_id);
+  gate_.Allow(3);
+  // Six tokens are not there yet: nothing has happened to those that came after the swap.
+  ASSERT_TRUE(running->AwaitTokens(4));
+  EXPECT_FALSE(swapped.HasBeenNotified());
+  EXPECT_TRUE(later->tokens().empty());
+  engine_->SwapWeights(Weights(1, 8, 3), [](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  });
+  engine_->Cancel(gone_id);
+  gate_.Allow(kUnlimited);
+  ASSERT_TRUE(running->Await().ok());
+  ASSERT_TRUE(later->Await().ok());
+  EXPECT_EQ(gone->Await().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(swapped.HasBeenNotified());
+  EXPECT_THAT(running->tokens(), ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_THAT(later->tokens(), ElementsAre(3, 6, 9, 12, 0, 3));
+  EXPECT_EQ(running->end().version_spans_size(), 1);
+  EXPECT_EQ(later->end().version_spans(0).version().step(), 7u);
+}
+
+TEST_F(EngineTest, KeptSamplesAreMarkedUntilTheyAreComputedAgain) {
+  on_weight_update_ = Engine::OnWeightUpdate::kKeep;
+  StartEngine();
+  const auto sink = Submit(Request({0}, 1, 6));
+  gate_.Allow(2);
+  ASSERT_TRUE(sink->AwaitTokens(2));
+  engine_->SwapWeights(Weights(1, 7, 2), [](const absl::Status&) {});
+  gate_.Allow(kUnlimited);
+  ASSERT_TRUE(sink->Await().ok());
+  ASSERT_EQ(sink->end().version_spans_size(), 2);
+  EXPECT_FALSE(sink->end().version_spans(0).mixed_kv());
+  EXPECT_TRUE(sink->end().version_spans(1).mixed_kv());
+  const auto fresh = Submit(Request({0}, 1, 6));
+  ASSERT_TRUE(fresh->Await().ok());
+  EXPECT_FALSE(fresh->end().version_spans(0).mixed_kv());
+}
+
+TEST_F(EngineTest, AStoppedEngineLosesNoWaitingSwapAndNoHeldRequest) {
+  on_weight_update_ = Engine::OnWeightUpdate::kDrain;
+  StartEngine();
+  const auto running = Submit(Request({0}, 1, 50));
+  gate_.Allow(1);
+  ASSERT_TRUE(running->AwaitTokens(1));
+  absl::Notification swapped;
+  engine_->SwapWeights(Weights(1, 7, 2), [&](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    swapped.Notify();
+  });
+  gate_.Allow(2);
+  ASSERT_TRUE(running->AwaitTokens(3));
+  const auto held = Submit(Request({0}, 1, 50));
+  std::thread stopper([this] { engine_->Stop(); });
+  // Until it is told: then nothing is taken any more.
+  while (!absl::IsUnavailable(
+      engine_->Submit(Request({0}, 1, 50), std::make_shared<CollectingSink>()).status())) {
+    continue;
+  }
+  gate_.Allow(kUnlimited);
+  stopper.join();
+  EXPECT_TRUE(swapped.HasBeenNotified());
+  EXPECT_TRUE(running->done());
+  EXPECT_TRUE(held->done());
 }
 
 TEST_F(EngineTest, SwapEndsRequestsThatAskedForAnotherLineage) {

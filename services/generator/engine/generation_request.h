@@ -39,6 +39,7 @@ struct TokenOutput {
   float sampling_logprob = 0;  // nats; meaningful where sampling.reshapes()
   float kept_log_mass = 0;     // nats; meaningful where sampling.keeps_mass()
   uint64_t policy_step = 0;
+  bool mixed_kv = false;
   std::string text;                    // with return_text
   v1::TokenAlternatives alternatives;  // with top_logprobs
 };

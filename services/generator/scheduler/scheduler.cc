@@ -83,6 +83,22 @@ void Scheduler::RecomputeAll() {
   cache_.Clear();
 }
 
+void Scheduler::KeepDecoding() {
+  for (const SampleId id : std::vector<SampleId>(running_.begin(), running_.end())) {
+    Sample& sample = samples_.at(id);
+    // A leader's prompt is still to be shared.
+    if (sample.known - sample.computed > 1 || groups_.at(sample.group).leader == id) {
+      Preempt(id);
+      continue;
+    }
+    sample.mixed = true;
+    sample.cached_blocks = 0;
+    sample.node = PrefixCache::kRoot;
+  }
+  for (auto& [id, group] : groups_) DropPrompt(group);
+  cache_.Clear();
+}
+
 StepPlan Scheduler::Plan() {
   StepPlan plan;
   const auto decoding = std::count_if(running_.begin(), running_.end(), [this](SampleId id) {
@@ -210,7 +226,7 @@ void Scheduler::TakeKnownBlocks(SampleId id) {
 }
 
 void Scheduler::CacheFullBlocks(SampleId id, Sample& sample) {
-  if (tokens_of_ == nullptr) return;
+  if (tokens_of_ == nullptr || sample.mixed) return;
   const uint32_t full = sample.computed / options_.block_tokens;
   std::vector<uint32_t> tokens;
   for (uint32_t& index = sample.cached_blocks; index < full; ++index) {
@@ -254,7 +270,8 @@ void Scheduler::AddChunk(SampleId id, uint32_t count, StepPlan& plan) {
   plan.chunks.push_back(chunk);
   if (sample.known - sample.computed == 1) ++plan.decode_rows;
   if (end == sample.known) {
-    plan.draws.push_back({.sample = id, .row = plan.rows + count - 1, .position = end});
+    plan.draws.push_back(
+        {.sample = id, .row = plan.rows + count - 1, .position = end, .mixed = sample.mixed});
   }
   if (group.leader == id && sample.computed < group.prompt_tokens && end >= group.prompt_tokens) {
     group.prompt_row = plan.rows + (group.prompt_tokens - 1 - sample.computed);
@@ -381,6 +398,7 @@ void Scheduler::ReleaseSample(Sample& sample) {
   ReleaseBlocks(sample.blocks);
   sample.computed = sample.cached_blocks = 0;
   sample.node = PrefixCache::kRoot;
+  sample.mixed = false;
 }
 
 void Scheduler::Remove(SampleId id) {

@@ -60,7 +60,8 @@ struct GroupSpec {
 // gets on: no deadlock, and
 //   nobody starves.
 //
-// A cycle is Plan, the step itself, Complete. Submit, Cancel and RecomputeAll come between cycles.
+// A cycle is Plan, the step itself, Complete. Submit, Cancel, RecomputeAll and KeepDecoding come
+// between cycles.
 // Not thread-safe.
 class Scheduler {
  public:
@@ -88,6 +89,11 @@ class Scheduler {
   // The weights changed: every key and value is void, the prefix cache's too. Running samples keep
   // their tokens and compute them again.
   void RecomputeAll();
+
+  // The weights changed, and samples that decode go on over the keys and values they have. Those
+  // are void for everybody else, also once their sample is done: the prefix cache and kept prompts
+  // are dropped. Running samples with more than one token to compute compute all again.
+  void KeepDecoding();
 
   // Empty only when no sample is unfinished.
   StepPlan Plan();
@@ -133,6 +139,8 @@ class Scheduler {
     // Of `blocks`, how many are those of the prefix cache, and the node of the last.
     uint32_t cached_blocks = 0;
     PrefixCache::NodeId node = PrefixCache::kRoot;
+    // `blocks` hold keys and values of other weights than today's; only here, never shared anew.
+    bool mixed = false;
   };
 
   uint32_t BlocksFor(uint32_t tokens) const;

@@ -3,12 +3,14 @@
 // token must find its own past in its blocks.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <map>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/philox.h"
 #include "services/generator/scheduler/scheduler.h"
@@ -30,7 +32,10 @@ struct SimulatedSample {
   // on all before.
   std::vector<uint64_t> prefix_hash;
   uint32_t target = 0;  // tokens after which it ends
-  uint64_t submitted_at_step = 0;
+  // The step in which it must have ended, whatever comes after it: see FairBound.
+  uint64_t latest_step = 0;
+  // Of the weights that its keys and values were begun with.
+  uint64_t epoch = 0;
 };
 
 class Simulation {
@@ -50,10 +55,7 @@ class Simulation {
       }
       if (random_.Below(40) == 0 && !live_groups_.empty()) CancelRandom();
       if (random_.Below(60) == 0) {
-        scheduler_.RecomputeAll();
-        decoding_.clear();
-        epoch_ = Mix(epoch_, 1);
-        RehashAll();
+        ChangeWeights();
       }
       Step();
       if (testing::Test::HasFatalFailure()) return;
@@ -72,6 +74,7 @@ class Simulation {
   uint64_t copies() const { return copies_; }
   uint64_t shared_draws() const { return shared_draws_; }
   uint64_t cache_hits() const { return cache_hits_; }
+  uint64_t mixed_draws() const { return mixed_draws_; }
 
  private:
   Scheduler::TokensOf TokensOf() const {
@@ -116,7 +119,8 @@ class Simulation {
                              .tokens = {},
                              .prefix_hash = {},
                              .target = 0,
-                             .submitted_at_step = steps_};
+                             .latest_step = 0,
+                             .epoch = epoch_};
       for (uint32_t t = 0; t < spec.prompt_tokens + spec.samples[i].prefix_tokens; ++t) {
         const uint64_t owner = t < common               ? family
                                : t < spec.prompt_tokens ? 100 + admission->group
@@ -130,20 +134,65 @@ class Simulation {
       live_groups_[admission->group].insert(admission->first_sample + i);
       samples_[admission->first_sample + i] = std::move(sample);
     }
+    SetFairBounds(admission->first_sample);
+  }
+
+  // Nobody waits for those that come later. In every step the oldest running sample gets on by a
+  // token at least, and nobody takes its blocks, so as the oldest a sample needs no more steps than
+  // it has tokens. Until the oldest that waits gets blocks, nobody starts behind it: those that run
+  // end within as many steps as a sequence can have tokens. So the bound is the sum of both over all
+  // that are as old.
+  void SetFairBounds(SampleId first) {
+    const uint64_t longest = uint64_t{options_.num_blocks} * options_.block_tokens + 1;
+    uint64_t bound = steps_;
+    for (auto& [id, sample] : samples_) {
+      bound += sample.target + longest;
+      if (id >= first) sample.latest_step = bound;
+    }
   }
 
   void AddToken(SimulatedSample& sample, uint32_t token) const {
     sample.tokens.push_back(token);
-    const uint64_t before = sample.prefix_hash.empty() ? epoch_ : sample.prefix_hash.back();
+    const uint64_t before = sample.prefix_hash.empty() ? sample.epoch : sample.prefix_hash.back();
     sample.prefix_hash.push_back(Mix(before, token));
   }
 
-  void RehashAll() {
-    for (auto& [id, sample] : samples_) {
-      const std::vector<uint32_t> tokens = std::exchange(sample.tokens, {});
-      sample.prefix_hash.clear();
-      for (const uint32_t token : tokens) AddToken(sample, token);
+  void ChangeWeights() {
+    epoch_ = Mix(epoch_, 1);
+    SetFairBounds(0);  // what was computed is void
+    if (random_.Below(2) == 0) {
+      scheduler_.RecomputeAll();
+      decoding_.clear();
+    } else {
+      scheduler_.KeepDecoding();
     }
+  }
+
+  // Whoever is not marked mixed works under the present weights from its first token on; who is,
+  // goes on over what it had.
+  void FollowWeights(const StepPlan& plan) {
+    std::map<SampleId, bool> mixed;
+    for (const StepChunk& chunk : plan.chunks) mixed[chunk.sample] = false;
+    for (const StepDraw& draw : plan.draws) mixed[draw.sample] = draw.mixed;
+    for (const StepChunk& chunk : plan.chunks) {
+      if (!mixed.at(chunk.sample)) continue;
+      ASSERT_EQ(chunk.count, 1u) << "only who decodes keeps old keys";
+      SimulatedSample& sample = samples_.at(chunk.sample);
+      // Forked in the last step, with one token of a prefix left to compute.
+      if (!decoding_.contains(chunk.sample)) Rehash(sample, last_epoch_);
+      ASSERT_NE(sample.epoch, epoch_) << "marked without a reason";
+      ++mixed_draws_;
+    }
+    for (const auto& [id, is_mixed] : mixed) {
+      if (!is_mixed) Rehash(samples_.at(id), epoch_);
+    }
+  }
+
+  void Rehash(SimulatedSample& sample, uint64_t epoch) const {
+    if (sample.epoch == epoch) return;
+    sample.epoch = epoch;
+    sample.prefix_hash.clear();
+    for (const uint32_t token : std::exchange(sample.tokens, {})) AddToken(sample, token);
   }
 
   void CancelRandom() {
@@ -161,12 +210,15 @@ class Simulation {
     ++steps_;
     cache_hits_ += plan.cache_hits;
     ASSERT_LE(plan.cache_hits, plan.cache_lookups);
+    FollowWeights(plan);
+    if (testing::Test::HasFatalFailure()) return;
     CheckLimits(plan);
     for (const BlockCopy& copy : plan.copies) cache_[copy.to] = cache_[copy.from];
     copies_ += plan.copies.size();
     preemptions_ += plan.preempted.size();
     Execute(plan);
     Draw(plan);
+    last_epoch_ = epoch_;
   }
 
   void CheckLimits(const StepPlan& plan) {
@@ -237,6 +289,7 @@ class Simulation {
     }
     scheduler_.Complete(plan, finished);
     for (const SampleId id : finished) {
+      ASSERT_LE(steps_, samples_.at(id).latest_step) << "sample " << id << " was starved";
       const GroupId group = samples_.at(id).group;
       samples_.erase(id);
       live_groups_[group].erase(id);
@@ -252,19 +305,29 @@ class Simulation {
   std::map<GroupId, std::set<SampleId>> live_groups_;
   std::set<SampleId> decoding_;
   uint64_t epoch_ = 17;
+  uint64_t last_epoch_ = 17;  // in the last step
   uint64_t steps_ = 0;
   uint64_t preemptions_ = 0;
   uint64_t copies_ = 0;
   uint64_t shared_draws_ = 0;
   uint64_t cache_hits_ = 0;
+  uint64_t mixed_draws_ = 0;
 };
+
+// ROLLCALL_WORKLOADS, 4000 unless set.
+uint64_t Workloads() {
+  const char* text = std::getenv("ROLLCALL_WORKLOADS");
+  uint64_t workloads = 4000;
+  if (text != nullptr && !absl::SimpleAtoi(text, &workloads)) ADD_FAILURE() << text;
+  return workloads;
+}
 
 class SchedulerSimulationTest : public ::testing::TestWithParam<bool> {};
 
 TEST_P(SchedulerSimulationTest, EverybodyFinishesAndNoBlockLeaks) {
-  constexpr uint64_t kWorkloads = 5000;
-  uint64_t preemptions = 0, copies = 0, shared_draws = 0, cache_hits = 0;
-  for (uint64_t seed = 0; seed < kWorkloads; ++seed) {
+  const uint64_t workloads = Workloads();
+  uint64_t preemptions = 0, copies = 0, shared_draws = 0, cache_hits = 0, mixed_draws = 0;
+  for (uint64_t seed = 0; seed < workloads; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     PhiloxStream random(seed, 0);
     SchedulerOptions options;
@@ -280,13 +343,15 @@ TEST_P(SchedulerSimulationTest, EverybodyFinishesAndNoBlockLeaks) {
     copies += simulation.copies();
     shared_draws += simulation.shared_draws();
     cache_hits += simulation.cache_hits();
+    mixed_draws += simulation.mixed_draws();
   }
   // The workloads reach what they are meant to test.
-  EXPECT_GT(preemptions, kWorkloads);
-  EXPECT_GT(copies, kWorkloads);
-  EXPECT_GT(shared_draws, kWorkloads);
+  EXPECT_GT(preemptions, workloads);
+  EXPECT_GT(copies, workloads);
+  EXPECT_GT(shared_draws, workloads);
+  EXPECT_GT(mixed_draws, workloads);
   if (GetParam()) {
-    EXPECT_GT(cache_hits, kWorkloads);
+    EXPECT_GT(cache_hits, workloads);
   } else {
     EXPECT_EQ(cache_hits, 0u);
   }

@@ -38,6 +38,8 @@ struct StepDraw {
   SampleId sample;
   uint32_t row;
   uint32_t position;
+  // Some of the sample's keys and values are of earlier weights.
+  bool mixed = false;
 };
 
 // What one engine step does, in this order: the copies (one after the other: a later one may

@@ -58,7 +58,7 @@ absl::Status WriteTinyFolder(const std::string& path, const model::Decoder& deco
 
 std::vector<std::vector<float>> LearnerLogProbs(model::Decoder& decoder,
                                                 const std::vector<ScoredSequence>& sequences,
-                                                double temperature) {
+                                                double temperature, bool backward) {
   std::vector<int64_t> ids, starts = {0}, rows, targets;
   for (const ScoredSequence& sequence : sequences) {
     for (size_t t = 0; t < sequence.tokens.size(); ++t) {
@@ -78,7 +78,7 @@ std::vector<std::vector<float>> LearnerLogProbs(model::Decoder& decoder,
       *model::ScoreTokens(decoder, hidden.index_select(0, Int64Tensor(rows)), Int64Tensor(targets),
                           temperature, model::EntropyMode::kNone);
   EXPECT_TRUE(scores.logprob.requires_grad());
-  scores.logprob.sum().backward();
+  if (backward) scores.logprob.sum().backward();
   std::vector<std::vector<float>> result;
   const float* next = scores.logprob.const_data_ptr<float>();
   for (const ScoredSequence& sequence : sequences) {

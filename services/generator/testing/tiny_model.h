@@ -19,13 +19,14 @@ model::Decoder TinyDecoder(at::ScalarType dtype, uint64_t seed);
 absl::Status WriteTinyFolder(const std::string& path, const model::Decoder& decoder);
 
 // What the learner sees of a completion: log-probs of the tokens after the prompt, from one packed
-// forward pass with gradients over all sequences together, whose loss is back-propagated.
+// forward pass with gradients over all sequences together, whose loss is back-propagated
+// unless told otherwise.
 struct ScoredSequence {
   std::vector<uint32_t> tokens;  // prompt and completion
   size_t prompt_tokens = 0;
 };
 std::vector<std::vector<float>> LearnerLogProbs(model::Decoder& decoder,
                                                 const std::vector<ScoredSequence>& sequences,
-                                                double temperature);
+                                                double temperature, bool backward = true);
 
 }  // namespace rollcall::generator::testing

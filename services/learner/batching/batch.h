@@ -33,8 +33,8 @@ struct TrainSequence {
   std::optional<double> greedy_reward;
   uint32_t greedy_tokens = 0;
   bool greedy_truncated = false;
-  // Whether every token was sampled under the version that is being trained (on-policy): the exact
-  // claim covers only these.
+  // Whether every token was sampled under the version that is being trained, over keys and values of
+  // that version (on-policy): the exact claim covers only these.
   bool on_policy = false;
   // Whether the completion was cut off by a length limit instead of ending by itself.
   bool truncated = false;

@@ -37,10 +37,20 @@ absl::Status AppendSegment(const v1::Segment& segment, TrainSequence& sequence,
 bool IsOnPolicy(const v1::Trajectory& trajectory, const v1::PolicyVersion& trained) {
   for (const v1::Segment& segment : trajectory.segments()) {
     for (const v1::VersionSpan& span : segment.version_spans()) {
-      if (span.version().manifest_hash() != trained.manifest_hash()) return false;
+      if (span.mixed_kv() || span.version().manifest_hash() != trained.manifest_hash())
+        return false;
     }
   }
   return true;
+}
+
+bool HasMixedKv(const v1::Trajectory& trajectory) {
+  for (const v1::Segment& segment : trajectory.segments()) {
+    for (const v1::VersionSpan& span : segment.version_spans()) {
+      if (span.mixed_kv()) return true;
+    }
+  }
+  return false;
 }
 
 bool HasReference(const v1::Group& group) {
@@ -133,6 +143,7 @@ absl::StatusOr<TrainBatch> BuildBatch(std::vector<v1::Group> groups,
   TrainBatch batch;
   double staleness = 0;
   size_t spans = 0;
+  size_t mixed = 0;
   const bool with_reference =
       std::any_of(groups.begin(), groups.end(), [](const auto& g) { return HasReference(g); });
   for (v1::Group& group : groups) {
@@ -155,6 +166,7 @@ absl::StatusOr<TrainBatch> BuildBatch(std::vector<v1::Group> groups,
         sequence.greedy_truncated = IsTruncated(group.greedy());
       }
       batch.sequences.push_back(std::move(sequence));
+      if (HasMixedKv(trajectory)) ++mixed;
       for (const v1::Segment& segment : trajectory.segments()) {
         for (const v1::VersionSpan& span : segment.version_spans()) {
           staleness +=
@@ -167,6 +179,8 @@ absl::StatusOr<TrainBatch> BuildBatch(std::vector<v1::Group> groups,
   batch.metrics = RolloutMetrics(groups, "");
   batch.metrics["rollout/groups"] = static_cast<double>(groups.size());
   batch.metrics["rollout/staleness"] = spans == 0 ? 0 : staleness / static_cast<double>(spans);
+  batch.metrics["rollout/mixed_kv"] =
+      static_cast<double>(mixed) / static_cast<double>(std::max<size_t>(1, batch.sequences.size()));
   return batch;
 }
 

@@ -15,7 +15,9 @@ namespace rollcall::learner {
 
 // The batch that trains on `groups`, whatever their order: sequences ordered by (group_id,
 // sample_index). `trained` is the version being trained; a sequence is on-policy when every sampled
-// token came from weights with its manifest hash. Pure. INTERNAL: a record that no finished group
+// token came from weights with its manifest hash and over keys and values of those (not mixed_kv).
+// Metrics: those of RolloutMetrics, rollout/groups, rollout/staleness (mean of the spans, steps)
+// and rollout/mixed_kv (share of sequences with tokens that are marked so). Pure. INTERNAL: a record that no finished group
 // has (columns of different length, a group twice).
 absl::StatusOr<TrainBatch> BuildBatch(std::vector<v1::Group> groups,
                                       const v1::PolicyVersion& trained);

@@ -82,6 +82,16 @@ TEST(BatchBuilderTest, OnlyTheTrainedVersionIsOnPolicy) {
   EXPECT_EQ(batch->metrics.at("rollout/staleness"), 0.5);
 }
 
+TEST(BatchBuilderTest, ASampleOverMixedKeysIsNotOnPolicy) {
+  v1::Group group = MakeGroup(1, {1, 0});
+  group.mutable_trajectories(1)->mutable_segments(1)->mutable_version_spans(0)->set_mixed_kv(true);
+  const auto batch = BuildBatch({group}, Version(3));
+  ASSERT_TRUE(batch.ok());
+  EXPECT_TRUE(batch->sequences[0].on_policy);
+  EXPECT_FALSE(batch->sequences[1].on_policy);
+  EXPECT_EQ(batch->metrics.at("rollout/mixed_kv"), 0.5);
+}
+
 TEST(BatchBuilderTest, ASampleWithoutScoreStaysWithoutReward) {
   const auto batch = BuildBatch({MakeGroup(1, {1, std::nullopt, 0})}, Version(3));
   ASSERT_TRUE(batch.ok());

@@ -136,6 +136,7 @@ void GroupAssembly::Append(const v1::SampleDelta& delta, Sample& sample) {
                           delta.token_ids().end());
   sample.logprobs.insert(sample.logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
   sample.policy_steps.resize(sample.token_ids.size(), delta.policy_step());
+  sample.mixed_kv.resize(sample.token_ids.size(), delta.mixed_kv());
   // A sample has each of the two columns for all of its tokens or for none; where a part came
   // without, tokens were sampled from the model's own distribution there.
   if (!delta.sampling_logprobs().empty() && sample.sampling_logprobs.empty()) {
@@ -202,6 +203,10 @@ absl::Status GroupAssembly::CheckSpans(const v1::SampleEnd& end, const Sample& s
                                                 " came under step ",
                                                 sample.policy_steps[position]));
       }
+      if (sample.mixed_kv[position] != span.mixed_kv()) {
+        return absl::InternalError(
+            absl::StrCat("version_spans[", i, "].mixed_kv: is not what token ", position, " had"));
+      }
     }
   }
   if (position != sample.token_ids.size()) {
@@ -215,6 +220,7 @@ void GroupAssembly::Truncate(Sample& sample, size_t tokens) {
   sample.token_ids.resize(tokens);
   sample.logprobs.resize(tokens);
   sample.policy_steps.resize(tokens);
+  sample.mixed_kv.resize(tokens);
   if (sample.sampling_logprobs.size() > tokens) sample.sampling_logprobs.resize(tokens);
   if (sample.kept_log_mass.size() > tokens) sample.kept_log_mass.resize(tokens);
 }
@@ -266,9 +272,11 @@ v1::Segment GroupAssembly::BuildSegment(uint32_t index) const {
     v1::VersionSpan* last = segment.version_spans().empty()
                                 ? nullptr
                                 : segment.mutable_version_spans(segment.version_spans_size() - 1);
-    if (last == nullptr || last->version().step() != sample.policy_steps[i]) {
+    if (last == nullptr || last->version().step() != sample.policy_steps[i] ||
+        last->mixed_kv() != sample.mixed_kv[i]) {
       last = segment.add_version_spans();
       last->set_begin(i);
+      last->set_mixed_kv(sample.mixed_kv[i]);
       *last->mutable_version() = *versions_->Find(sample.policy_steps[i]);
     }
     last->set_end(i + 1);

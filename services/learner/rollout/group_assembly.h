@@ -31,6 +31,7 @@ class GroupAssembly {
     std::vector<float> sampling_logprobs;  // one per token, or empty: as logprobs
     std::vector<float> kept_log_mass;      // likewise, or empty: no one mass
     std::vector<uint64_t> policy_steps;    // one per token
+    std::vector<bool> mixed_kv;            // one per token
     bool ended = false;
     v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   };

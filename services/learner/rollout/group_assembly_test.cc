@@ -252,6 +252,36 @@ INSTANTIATE_TEST_SUITE_P(
     }),
     [](const auto& test) { return test.param.name; });
 
+TEST_F(GroupAssemblyTest, MixedTokensStayMarkedAlsoAcrossStreams) {
+  Begin();
+  v1::GenerateResponse message = Header();
+  AddDelta(message, 0, 0, {1, 2});
+  AddDelta(message, 0, 2, {3, 4}, 4);
+  message.mutable_deltas(1)->set_mixed_kv(true);
+  ASSERT_TRUE(assembly_.OnMessage(message).ok());
+  // The stream breaks; its last token is made again.
+  Begin(4);
+  message = Header(4);
+  AddDelta(message, 0, 3, {4, 5}, 4);
+  AddEnd(message, 0, 5, {{3, 5, 4}});
+  ASSERT_TRUE(assembly_.OnMessage(message).ok());
+  const v1::Segment segment = assembly_.BuildSegment(0);
+  ASSERT_EQ(segment.version_spans_size(), 3);
+  EXPECT_FALSE(segment.version_spans(0).mixed_kv());
+  EXPECT_TRUE(segment.version_spans(1).mixed_kv());
+  EXPECT_EQ(segment.version_spans(1).end(), 3u);
+  EXPECT_FALSE(segment.version_spans(2).mixed_kv());
+}
+
+TEST_F(GroupAssemblyTest, ASpanThatHidesMixedTokensIsRefused) {
+  Begin();
+  v1::GenerateResponse message = Header();
+  AddDelta(message, 0, 0, {1, 2});
+  message.mutable_deltas(0)->set_mixed_kv(true);
+  AddEnd(message, 0, 2, {{0, 2, 3}});
+  EXPECT_THAT(assembly_.OnMessage(message).message(), HasSubstr("mixed_kv"));
+}
+
 TEST_F(GroupAssemblyTest, DeltasAfterTheEndAreRefused) {
   Begin();
   v1::GenerateResponse message = GroupAssemblyGarbageTest::Good();

@@ -1,0 +1,58 @@
+#include "services/generator/testing/requests.h"
+
+#include <ATen/core/TensorBody.h>
+
+#include <cstring>
+
+#include "common/base/philox.h"
+#include "common/model/identity.h"
+#include "common/tensor/bridge.h"
+
+namespace rollcall::generator::testing {
+
+v1::GenerateRequest Request(uint64_t group_id, uint32_t prompt_tokens, uint32_t samples,
+                            uint32_t max_tokens) {
+  v1::GenerateRequest request;
+  request.mutable_key()->set_run_seed(5);
+  request.mutable_key()->set_purpose(v1::RANDOM_PURPOSE_ROLLOUT);
+  request.mutable_key()->set_group_id(group_id);
+  PhiloxStream random(group_id, 77);
+  for (uint32_t i = 0; i < prompt_tokens; ++i) {
+    request.add_prompt_token_ids(static_cast<uint32_t>(random.Below(77)));
+  }
+  request.set_num_samples(samples);
+  request.mutable_sampling()->set_max_tokens(max_tokens);
+  request.mutable_stop()->set_ignore_eos(true);
+  return request;
+}
+
+::testing::AssertionResult SameSamples(const Outcome& a, const Outcome& b) {
+  if (!a.status.ok() || !b.status.ok())
+    return ::testing::AssertionFailure() << a.status << b.status;
+  if (a.samples.size() != b.samples.size()) return ::testing::AssertionFailure() << "sample counts";
+  for (const auto& [index, sample] : a.samples) {
+    const Outcome::Sample& other = b.samples.at(index);
+    if (sample.tokens != other.tokens)
+      return ::testing::AssertionFailure() << "tokens of " << index;
+    if (std::memcmp(sample.logprobs.data(), other.logprobs.data(), sample.logprobs.size() * 4) !=
+        0) {
+      return ::testing::AssertionFailure() << "log-probs of " << index;
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+Published::Published(const model::Decoder& decoder, const std::string& folder, uint64_t lineage,
+                     uint64_t step) {
+  manifest = *model::ManifestOf(decoder);
+  manifest.set_tokenizer_hash(*model::TokenizerHash(folder));
+  version.set_run_id("run");
+  version.set_lineage(lineage);
+  version.set_step(step);
+  version.set_manifest_hash(*model::ManifestHash(manifest));
+  for (const auto& parameter : decoder.parameters()) {
+    tensors.emplace_back(tensor::BytesOf(*tensor::HostContiguous(parameter.tensor)));
+  }
+}
+
+}  // namespace rollcall::generator::testing
