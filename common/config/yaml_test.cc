@@ -54,7 +54,7 @@ TEST(ParseYamlTest, ReadsValuesAndFillsDefaultsInEverySection) {
   EXPECT_EQ(config.learner().optimizer().beta1(), 0.9f);
   EXPECT_EQ(config.stage(), v1::STAGE_RL);
   EXPECT_EQ(config.model().dtype(), v1::COMPUTE_DTYPE_FLOAT32);
-  EXPECT_EQ(config.generator().kv_cache_bytes(), 1073741824u);
+  EXPECT_EQ(config.generator().kv_block_tokens(), 16u);
   EXPECT_TRUE(config.has_evaluation());
   EXPECT_FALSE(config.evaluation().has_temperature());
 }

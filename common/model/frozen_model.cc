@@ -1,7 +1,5 @@
 #include "common/model/frozen_model.h"
 
-#include <ATen/Parallel.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +7,7 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
 #include "common/model/identity.h"
+#include "common/tensor/compute_threads.h"
 #include "common/tensor/device.h"
 
 namespace rollcall::model {
@@ -35,7 +34,7 @@ absl::Status CheckHead(const std::string& file, Head expected, Head got) {
 }  // namespace
 
 absl::StatusOr<FrozenModel> LoadFrozenModel(const FrozenModelOptions& options) {
-  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
+  tensor::StartComputeThreads(options.threads, tensor::ModelThread::kEngine);
   ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device, tensor::OpenDevice(options.device));
   ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder folder,
                             checkpoint::HfFolder::Open(options.path));

@@ -1,7 +1,5 @@
 #include "services/learner/initial_model.h"
 
-#include <ATen/Parallel.h>
-
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -10,6 +8,7 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
 #include "common/config/algorithm_presets.h"
+#include "common/tensor/compute_threads.h"
 #include "common/tensor/device.h"
 #include "common/tensor/torch_call.h"
 
@@ -46,9 +45,7 @@ absl::StatusOr<model::Decoder> LoadLanguageModel(const v1::RunConfig& config,
 }
 
 absl::StatusOr<model::Decoder> Load(const v1::RunConfig& config) {
-  if (config.learner().threads() > 0) {
-    at::set_num_threads(static_cast<int>(config.learner().threads()));
-  }
+  tensor::StartComputeThreads(config.learner().threads(), tensor::ModelThread::kMain);
   return LoadLanguageModel(config, config.model().path());
 }
 

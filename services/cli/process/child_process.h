@@ -17,6 +17,8 @@ struct ChildSpec {
   std::vector<std::string> argv;
   // stdout and stderr are appended here.
   std::string log_path;
+  // CPUs it is bound to; empty: those of this process.
+  std::vector<int> cores;
 };
 
 // How a child ended: by its own exit code or by a signal.

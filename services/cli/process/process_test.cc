@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "common/base/file.h"
+#include "common/base/machine_limits.h"
 #include "services/cli/process/child_process.h"
 #include "services/cli/process/restart_policy.h"
 #include "services/cli/process/supervisor.h"
@@ -71,6 +72,17 @@ TEST_F(ProcessTest, ReportsCodeSignalAndMissingBinary) {
       ChildProcess::Start({"ghost", {folder_ + "/no-such-binary"}, folder_ + "/ghost.log"});
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(missing.status().message()), HasSubstr("no-such-binary"));
+}
+
+TEST_F(ProcessTest, RunsOnTheCoresItIsGiven) {
+  const int core = ReadMachineLimits().cores.back();
+  ChildSpec spec = Shell("bound", "grep Cpus_allowed_list /proc/self/status");
+  spec.cores = {core};
+  auto child = ChildProcess::Start(spec);
+  ASSERT_TRUE(child.ok()) << child.status();
+  EXPECT_TRUE(AwaitExit(**child)->clean());
+  EXPECT_EQ(ReadFile(folder_ + "/bound.log").value(),
+            "Cpus_allowed_list:\t" + std::to_string(core) + "\n");
 }
 
 // The parent is killed by SIGKILL and can clean up nothing itself.

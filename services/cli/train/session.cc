@@ -14,10 +14,13 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "common/base/file.h"
+#include "common/base/logging.h"
+#include "common/base/machine_limits.h"
 #include "common/base/status.h"
 #include "common/config/yaml.h"
 #include "common/rpc/channel.h"
 #include "services/cli/process/supervisor.h"
+#include "services/cli/train/core_plan.h"
 #include "services/cli/train/local_services.h"
 #include "services/cli/train/metrics_watch.h"
 #include "services/cli/train/progress.h"
@@ -96,6 +99,7 @@ class Session {
     ROLLCALL_ASSIGN_OR_RETURN(LockedRun run, LockedRun::Open(config_));
     ROLLCALL_ASSIGN_OR_RETURN(const std::string binaries, OwnFolder());
     LocalServices services = PlanLocalServices(config_, run.layout(), binaries);
+    ShareCores(&services.specs);
     ROLLCALL_RETURN_IF_ERROR(WriteFileAtomically(
         run.layout().config_path, config::FormatYaml(services.config, config::Secrets::kKeep)));
     learner_log_ = run.layout().LogPath("learner");
@@ -120,6 +124,14 @@ class Session {
   }
 
  private:
+  void ShareCores(std::vector<ServiceSpec>* specs) {
+    std::vector<std::string> names;
+    for (const ServiceSpec& spec : *specs) names.push_back(spec.child.name);
+    const std::vector<CoreShare> plan = PlanCores(config_, names, ReadMachineLimits());
+    ApplyCorePlan(plan, specs);
+    LogDebug("cores shared", {{"plan", Describe(plan)}});
+  }
+
   absl::StatusOr<ChildExit> AwaitLearner(Supervisor& supervisor) {
     while (true) {
       if (shutdown_.requested()) {

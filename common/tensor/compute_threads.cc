@@ -1,0 +1,34 @@
+#include "common/tensor/compute_threads.h"
+
+#include <ATen/Parallel.h>
+
+#include <string>
+
+#include "absl/strings/str_join.h"
+#include "common/base/logging.h"
+#include "common/base/machine_limits.h"
+
+namespace rollcall::tensor {
+
+uint32_t StartComputeThreads(uint32_t wanted, ModelThread thread) {
+  const MachineLimits limits = ReadMachineLimits();
+  const ThreadPlan plan = PlanThreads(wanted, limits);
+  const auto threads = static_cast<int>(plan.threads);
+  // Both the count and the threads themselves belong to the calling thread.
+  at::set_num_threads(threads);
+  if (!plan.pinned_cores.empty()) {
+    at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      const auto index = static_cast<size_t>(at::get_thread_num());
+      if (index == 0 && thread == ModelThread::kMain) return;
+      if (index < plan.pinned_cores.size()) BindThread({plan.pinned_cores[index]});
+    });
+  }
+  LogInfo("compute threads", {{"threads", plan.threads},
+                              {"asked_for", wanted},
+                              {"cores", absl::StrJoin(limits.cores, ",")},
+                              {"cpu_quota", limits.cpu_quota},
+                              {"pinned", !plan.pinned_cores.empty()}});
+  return plan.threads;
+}
+
+}  // namespace rollcall::tensor

@@ -1,0 +1,110 @@
+#include "services/cli/train/core_plan.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace rollcall::cli {
+namespace {
+
+constexpr double kLearnerWeight = 3, kGeneratorsWeight = 3, kReferenceWeight = 1;
+
+// A service among those that work at the same time.
+struct Claim {
+  CoreShare* share;
+  double weight;
+  uint32_t asked_for;  // by the configuration; 0: what there is
+};
+
+// The section of the configuration that a service reads.
+std::string_view SectionOf(std::string_view service) {
+  return service.starts_with("generator") ? "generator" : service;
+}
+
+std::optional<Claim> ClaimOf(const v1::RunConfig& config, CoreShare* share) {
+  const std::string_view section = SectionOf(share->service);
+  if (section == "learner") return Claim{share, kLearnerWeight, config.learner().threads()};
+  if (section == "reference") return Claim{share, kReferenceWeight, config.reference().threads()};
+  if (section != "generator") return std::nullopt;
+  const double replicas = std::max(1u, config.generator().replicas());
+  return Claim{share, kGeneratorsWeight / replicas, config.generator().threads()};
+}
+
+void CountThreads(std::vector<Claim>& claims, uint32_t cores) {
+  uint32_t given = 0;
+  for (Claim& claim : claims) {
+    claim.share->threads = std::clamp(claim.asked_for, 1u, cores);
+    given += claim.share->threads;
+  }
+  // The rest goes core by core to whoever has least for its weight.
+  for (; given < cores; ++given) {
+    Claim* poorest = nullptr;
+    for (Claim& claim : claims) {
+      if (claim.asked_for > 0) continue;
+      if (poorest == nullptr ||
+          claim.share->threads / claim.weight < poorest->share->threads / poorest->weight) {
+        poorest = &claim;
+      }
+    }
+    if (poorest == nullptr) return;
+    ++poorest->share->threads;
+  }
+}
+
+void Divide(std::vector<Claim> claims, const MachineLimits& limits) {
+  CountThreads(claims, limits.usable_cores());
+  if (limits.usable_cores() < limits.cores.size()) return;
+  size_t next = 0;
+  for (Claim& claim : claims) {
+    for (uint32_t i = 0; i < claim.share->threads; ++i) {
+      claim.share->cores.push_back(limits.cores[next++ % limits.cores.size()]);
+    }
+    std::sort(claim.share->cores.begin(), claim.share->cores.end());
+  }
+}
+
+}  // namespace
+
+std::vector<CoreShare> PlanCores(const v1::RunConfig& config,
+                                 const std::vector<std::string>& services,
+                                 const MachineLimits& limits) {
+  std::vector<CoreShare> plan;
+  for (const std::string& service : services) {
+    CoreShare share{.service = service, .threads = 0, .cores = {}};
+    if (ClaimOf(config, &share).has_value()) plan.push_back(std::move(share));
+  }
+  const bool overlaps = config.stage() == v1::STAGE_RL && config.learner().max_staleness() > 0;
+  std::vector<Claim> sampling, training;
+  for (CoreShare& share : plan) {
+    const bool trains = share.service == "learner" && !overlaps;
+    (trains ? training : sampling).push_back(*ClaimOf(config, &share));
+  }
+  Divide(std::move(sampling), limits);
+  Divide(std::move(training), limits);
+  return plan;
+}
+
+void ApplyCorePlan(const std::vector<CoreShare>& plan, std::vector<ServiceSpec>* specs) {
+  for (const CoreShare& share : plan) {
+    for (ServiceSpec& spec : *specs) {
+      if (spec.child.name != share.service) continue;
+      spec.child.cores = share.cores;
+      spec.child.argv.insert(spec.child.argv.end(),
+                             {"--set", absl::StrCat(std::string(SectionOf(share.service)),
+                                                    ".threads=", share.threads)});
+    }
+  }
+}
+
+std::string Describe(const std::vector<CoreShare>& plan) {
+  return absl::StrJoin(plan, "; ", [](std::string* out, const CoreShare& share) {
+    absl::StrAppend(out, share.service, " ", share.threads, " thread",
+                    share.threads == 1 ? "" : "s");
+    if (!share.cores.empty()) absl::StrAppend(out, " on ", absl::StrJoin(share.cores, ","));
+  });
+}
+
+}  // namespace rollcall::cli
