@@ -69,6 +69,15 @@ class LauncherTest(unittest.TestCase):
         for tool in ("apt-get", "cmake", "python"):
             self.assertEqual(self.machine.called(tool), [])
 
+    def test_a_bundle_is_packed_from_what_was_built(self):
+        self.machine.stub(self.machine.root / "deploy/bundle/make_bundle.sh", "echo packed")
+        run = self.machine.run("bundle", "out.tar.zst")
+        self.assertEqual((run.returncode, run.stdout), (0, "packed\n"), run.stderr)
+        (packed,) = self.machine.called("make_bundle.sh")
+        self.assertRegex(packed, r"/build/release/bin \S+/torch out\.tar\.zst$")
+        self.assertEqual(self.machine.run("bundle").returncode, 1)
+        self.assertIn("usage: ./rollcall bundle OUT.tar.zst", self.machine.run("bundle", "out.zip").stderr)
+
     @unittest.skipUnless(os.geteuid() == 0, "only root installs without sudo")
     def test_installs_the_packages_that_are_missing_and_no_others(self):
         # As dpkg-query does: it fails for a name that it does not know.
