@@ -63,9 +63,10 @@ function(rollcall_benchmark)
   add_dependencies(rollcall_benchmarks ${ARG_NAME})
 endfunction()
 
-# What every test may ask its environment for. Idle OpenMP threads sleep: tests share the cores.
+# What every test may ask its environment for. Idle OpenMP threads sleep and none is bound to a core: tests share them.
 set(ROLLCALL_TEST_ENVIRONMENT
   OMP_WAIT_POLICY=passive
+  ROLLCALL_PIN_THREADS=0
   ROLLCALL_TEST_DATA=${ROLLCALL_TEST_DATA}
   ROLLCALL_SOURCE_DIR=${CMAKE_SOURCE_DIR}
   ROLLCALL_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}

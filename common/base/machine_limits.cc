@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <optional>
 #include <string_view>
 
@@ -149,6 +150,11 @@ ThreadPlan PlanThreads(uint32_t wanted, const MachineLimits& limits) {
   if (wanted > 0) plan.threads = std::min(plan.threads, wanted);
   if (plan.threads == limits.cores.size()) plan.pinned_cores = limits.cores;
   return plan;
+}
+
+bool PinningWanted() {
+  const char* value = std::getenv("ROLLCALL_PIN_THREADS");
+  return value == nullptr || std::string_view(value) != "0";
 }
 
 bool BindThread(const std::vector<int>& cores) {

@@ -38,6 +38,10 @@ struct ThreadPlan {
 // `wanted` threads, 0: as many as can run at once. Never more than that. Pure.
 ThreadPlan PlanThreads(uint32_t wanted, const MachineLimits& limits);
 
+// False where ROLLCALL_PIN_THREADS=0 says that the kernel shall place all threads: on cores that
+// other work uses too, a thread that may not move waits for whoever has its core.
+bool PinningWanted();
+
 // Binds the calling thread, and the threads it starts from now on, to these CPUs. False: refused.
 bool BindThread(const std::vector<int>& cores);
 

@@ -16,7 +16,8 @@ uint32_t StartComputeThreads(uint32_t wanted, ModelThread thread) {
   const auto threads = static_cast<int>(plan.threads);
   // Both the count and the threads themselves belong to the calling thread.
   at::set_num_threads(threads);
-  if (!plan.pinned_cores.empty()) {
+  const bool pinned = !plan.pinned_cores.empty() && PinningWanted();
+  if (pinned) {
     at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
       const auto index = static_cast<size_t>(at::get_thread_num());
       if (index == 0 && thread == ModelThread::kMain) return;
@@ -27,7 +28,7 @@ uint32_t StartComputeThreads(uint32_t wanted, ModelThread thread) {
                               {"asked_for", wanted},
                               {"cores", absl::StrJoin(limits.cores, ",")},
                               {"cpu_quota", limits.cpu_quota},
-                              {"pinned", !plan.pinned_cores.empty()}});
+                              {"pinned", pinned}});
   return plan.threads;
 }
 

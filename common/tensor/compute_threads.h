@@ -12,7 +12,7 @@ enum class ModelThread {
 
 // Gives the calling thread its compute threads: `wanted`, 0: all that may run at once, and never
 // more than those, by affinity mask and CPU quota (base/machine_limits.h). Where they take the whole
-// mask each is bound to a core of its own. Says so in the log. Called once, by the thread that will
+// mask each is bound to a core of its own, if PinningWanted(). Says so in the log. Called once, by the thread that will
 // own the model, before it computes. Returns their number.
 uint32_t StartComputeThreads(uint32_t wanted, ModelThread thread);
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <thread>
 
 #include "common/base/machine_limits.h"
@@ -35,9 +36,15 @@ TEST(ComputeThreadsTest, AnEngineThreadIsBoundWhereTheThreadsTakeTheWholeMask) {
   if (limits.usable_cores() != limits.cores.size()) {
     GTEST_SKIP() << "a CPU quota below the mask: nothing is bound here";
   }
+  ASSERT_EQ(setenv("ROLLCALL_PIN_THREADS", "1", 1), 0);
   std::thread([&limits] {
     StartComputeThreads(0, ModelThread::kEngine);
     EXPECT_EQ(ReadMachineLimits().cores, std::vector<int>{limits.cores.front()});
+  }).join();
+  ASSERT_EQ(setenv("ROLLCALL_PIN_THREADS", "0", 1), 0);
+  std::thread([&limits] {
+    StartComputeThreads(0, ModelThread::kEngine);
+    EXPECT_EQ(ReadMachineLimits().cores, limits.cores);
   }).join();
 }
 

@@ -127,7 +127,10 @@ class Session {
   void ShareCores(std::vector<ServiceSpec>* specs) {
     std::vector<std::string> names;
     for (const ServiceSpec& spec : *specs) names.push_back(spec.child.name);
-    const std::vector<CoreShare> plan = PlanCores(config_, names, ReadMachineLimits());
+    std::vector<CoreShare> plan = PlanCores(config_, names, ReadMachineLimits());
+    for (CoreShare& share : plan) {
+      if (!PinningWanted()) share.cores.clear();
+    }
     ApplyCorePlan(plan, specs);
     LogDebug("cores shared", {{"plan", Describe(plan)}});
   }
