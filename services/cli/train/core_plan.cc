@@ -4,13 +4,15 @@
 #include <optional>
 #include <string_view>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
 namespace rollcall::cli {
 namespace {
 
-constexpr double kLearnerWeight = 3, kGeneratorsWeight = 3, kReferenceWeight = 1;
+constexpr double kLearnerWeight = 3, kGeneratorsWeight = 3, kScoringWeight = 1;
+constexpr std::string_view kRewardModel = "reward-model-";
 
 // A service among those that work at the same time.
 struct Claim {
@@ -19,15 +21,30 @@ struct Claim {
   uint32_t asked_for;  // by the configuration; 0: what there is
 };
 
-// The section of the configuration that a service reads.
-std::string_view SectionOf(std::string_view service) {
-  return service.starts_with("generator") ? "generator" : service;
+// The part of the configuration that says a service's threads.
+std::string SectionOf(std::string_view service) {
+  if (service.starts_with(kRewardModel)) {
+    return absl::StrCat("reward.verifiers[", std::string(service.substr(kRewardModel.size())),
+                        "].reward_model");
+  }
+  return service.starts_with("generator") ? "generator" : std::string(service);
+}
+
+// Of the reward model that is the verifier of this number.
+uint32_t RewardModelThreads(const v1::RunConfig& config, const std::string& number) {
+  int index = 0;
+  if (!absl::SimpleAtoi(number, &index) || index >= config.reward().verifiers_size()) return 0;
+  return config.reward().verifiers(index).reward_model().threads();
 }
 
 std::optional<Claim> ClaimOf(const v1::RunConfig& config, CoreShare* share) {
-  const std::string_view section = SectionOf(share->service);
+  if (share->service.starts_with(kRewardModel)) {
+    return Claim{share, kScoringWeight,
+                 RewardModelThreads(config, share->service.substr(kRewardModel.size()))};
+  }
+  const std::string section = SectionOf(share->service);
   if (section == "learner") return Claim{share, kLearnerWeight, config.learner().threads()};
-  if (section == "reference") return Claim{share, kReferenceWeight, config.reference().threads()};
+  if (section == "reference") return Claim{share, kScoringWeight, config.reference().threads()};
   if (section != "generator") return std::nullopt;
   const double replicas = std::max(1u, config.generator().replicas());
   return Claim{share, kGeneratorsWeight / replicas, config.generator().threads()};
@@ -92,9 +109,9 @@ void ApplyCorePlan(const std::vector<CoreShare>& plan, std::vector<ServiceSpec>*
     for (ServiceSpec& spec : *specs) {
       if (spec.child.name != share.service) continue;
       spec.child.cores = share.cores;
-      spec.child.argv.insert(spec.child.argv.end(),
-                             {"--set", absl::StrCat(std::string(SectionOf(share.service)),
-                                                    ".threads=", share.threads)});
+      spec.child.argv.insert(
+          spec.child.argv.end(),
+          {"--set", absl::StrCat(SectionOf(share.service), ".threads=", share.threads)});
     }
   }
 }

@@ -21,10 +21,11 @@ struct CoreShare {
 
 // Divides the cores of this machine between the compute services of a run, so that those that work
 // at once have cores of their own:
-//   - generators and reference work at once; the learner takes turns with them, and has all cores
+//   - generators, reference and reward models work at once; the learner takes turns with them, and has all cores
 //     when it trains, unless learner.max_staleness lets it train while they sample;
-//   - learner and generators (together) get three parts, the reference one: scoring a token is one
-//     row of a long prefill, sampling it a row of a decode, which reads all weights for few rows;
+//   - learner and generators (together) get three parts, reference and reward models one each:
+//     scoring a token is one row of a long prefill, sampling it a row of a decode, which reads all
+//     weights for few rows;
 //   - a `threads` of the configuration stands, and the others share what is left;
 //   - where there are fewer cores than services, several get the same core.
 // Services that do not compute (reward) are left alone. Pure.

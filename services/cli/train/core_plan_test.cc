@@ -101,6 +101,20 @@ TEST(CorePlanTest, WhoWorksAtOnceSharesNoCoreWhereThereAreEnough) {
   }
 }
 
+TEST(CorePlanTest, RewardModelsCompute) {
+  v1::RunConfig config = Config(0);
+  config.mutable_reward()->add_verifiers();
+  config.mutable_reward()->add_verifiers()->mutable_reward_model()->set_threads(3);
+  std::vector<ServiceSpec> specs(2);
+  specs[0].child.name = "generator-0";
+  specs[1].child.name = "reward-model-1";
+  ApplyCorePlan(PlanCores(config, {"generator-0", "reward-model-1"}, Machine(8)), &specs);
+  EXPECT_THAT(specs[0].child.cores, ElementsAre(0, 1, 2, 3, 4));
+  EXPECT_THAT(specs[1].child.cores, ElementsAre(5, 6, 7));
+  EXPECT_THAT(specs[1].child.argv,
+              ElementsAre("--set", "reward.verifiers[1].reward_model.threads=3"));
+}
+
 TEST(CorePlanTest, EachServiceIsToldItsShare) {
   std::vector<ServiceSpec> specs(3);
   specs[0].child.name = "generator-0";
