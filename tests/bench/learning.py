@@ -50,7 +50,7 @@ RECIPES = {
     "online_dpo": "",
 }
 # Once nearly every group is all right, dynamic sampling finds few that are not: DAPO is there after a few steps.
-STEPS = {**dict.fromkeys(RECIPES, 40), "dapo": 12}
+STEPS = {**dict.fromkeys(RECIPES, 40), "dapo": 8}
 
 RUN = """# {preset} on the demo's task, from its SFT model.
 name: {preset}
