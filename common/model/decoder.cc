@@ -386,7 +386,7 @@ at::Device Decoder::device() const { return state_->device; }
 Backend Decoder::backend() const { return state_->backend; }
 
 std::string Decoder::Arithmetic() const {
-  if (state_->backend == Backend::kKernels) return std::string(kernels::Arithmetic());
+  if (state_->backend == Backend::kKernels) return kernels::Kernels().arithmetic;
   return absl::StrCat(c10::DeviceTypeName(state_->device.type(), /*lower_case=*/true), "-aten");
 }
 

@@ -7,6 +7,7 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
 #include "common/model/identity.h"
+#include "common/model/kernel_choice.h"
 #include "common/tensor/compute_threads.h"
 #include "common/tensor/device.h"
 
@@ -35,6 +36,7 @@ absl::Status CheckHead(const std::string& file, Head expected, Head got) {
 
 absl::StatusOr<FrozenModel> LoadFrozenModel(const FrozenModelOptions& options) {
   tensor::StartComputeThreads(options.threads, tensor::ModelThread::kEngine);
+  ROLLCALL_RETURN_IF_ERROR(ChooseKernels(options.kernels));
   ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device, tensor::OpenDevice(options.device));
   ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder folder,
                             checkpoint::HfFolder::Open(options.path));

@@ -18,6 +18,7 @@ struct FrozenModelOptions {
   std::string device = "cpu";
   uint32_t threads = 0;         // 0: all cores this process may use
   uint32_t context_tokens = 0;  // model.context_tokens
+  v1::KernelsSection kernels;
 };
 
 struct FrozenModel {
@@ -26,8 +27,8 @@ struct FrozenModel {
 };
 
 // Loads the model and hashes its weights; call it on the thread that will own the decoder, inside
-// TorchCall. INVALID_ARGUMENT: a model with another head; else the statuses of HfFolder,
-// ModelConfig, LoadParameters and OpenDevice, each naming file and field.
+// TorchCall. INVALID_ARGUMENT: a model with another head; else the statuses of
+// ChooseKernels, HfFolder, ModelConfig, LoadParameters and OpenDevice, each naming file and field.
 absl::StatusOr<FrozenModel> LoadFrozenModel(const FrozenModelOptions& options);
 
 }  // namespace rollcall::model

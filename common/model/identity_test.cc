@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include "common/model/kernel_choice.h"
+#include "common/model/kernels/kernels.h"
+
 namespace rollcall::model {
 namespace {
 
@@ -65,6 +68,37 @@ TEST(IdentityTest, FingerprintNamesTheArithmetic) {
   EXPECT_EQ(fingerprint.dtype(), "float32");
   EXPECT_FALSE(fingerprint.arithmetic().empty());
   EXPECT_GT(fingerprint.kernel_revision(), 0u);
+}
+
+// Sets that give the same bits share a fingerprint; the portable one has its own.
+TEST(ChooseKernelsTest, PinsTheSetAndRefusesOneThatIsNotThere) {
+  const Decoder decoder = MakeDecoder(1);
+  for (const v1::KernelIsa isa : {v1::KERNEL_ISA_PORTABLE, v1::KERNEL_ISA_AVX2,
+                                  v1::KERNEL_ISA_AVX512, v1::KERNEL_ISA_AVX512_BF16}) {
+    v1::KernelsSection section;
+    section.set_isa(isa);
+    const auto set = kernels::kInstructionSets[isa - v1::KERNEL_ISA_PORTABLE];
+    const absl::Status status = ChooseKernels(section);
+    if (kernels::KernelsFor(set) == nullptr) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_NE(std::string(status.message()).find(kernels::NameOf(set)), std::string::npos);
+      continue;
+    }
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_STREQ(kernels::Kernels().instruction_set, kernels::NameOf(set));
+    EXPECT_EQ(FingerprintOf(decoder).arithmetic(),
+              isa == v1::KERNEL_ISA_PORTABLE ? "cpu-portable" : "cpu-fma");
+  }
+  v1::KernelsSection section;
+  section.set_isa(static_cast<v1::KernelIsa>(99));
+  EXPECT_EQ(ChooseKernels(section).code(), absl::StatusCode::kInvalidArgument);
+  section.set_isa(v1::KERNEL_ISA_AUTO);
+  EXPECT_TRUE(ChooseKernels(section).ok());
+  const kernels::KernelTable* widest = nullptr;
+  for (const kernels::InstructionSet set : kernels::kInstructionSets) {
+    if (kernels::KernelsFor(set) != nullptr) widest = kernels::KernelsFor(set);
+  }
+  EXPECT_EQ(&kernels::Kernels(), widest);
 }
 
 TEST(IdentityTest, AFolderWithoutTokenizerHasNoHash) {

@@ -50,7 +50,7 @@ Element ElementOf(const at::Tensor& tensor) {
 void PackInto(const at::Tensor& w, at::Tensor& panels) {
   const int64_t n = w.size(0), k = w.size(1), count = kernels::PanelCount(n);
   if (!panels.defined() || panels.scalar_type() != w.scalar_type()) {
-    panels = at::empty({count * k * kernels::kPanelWidth}, Options(w.scalar_type()));
+    panels = at::empty({count * kernels::PanelElements(ElementOf(w), k)}, Options(w.scalar_type()));
   }
   const kernels::PackArgs args{w.const_data_ptr(), ElementOf(w), n, k, panels.mutable_data_ptr()};
   ParallelRanges(count, 1, n * k,

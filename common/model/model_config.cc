@@ -6,6 +6,7 @@
 #include "common/base/status.h"
 #include "common/model/config_reader.h"
 #include "common/model/families/family.h"
+#include "common/model/kernels/expert_arguments.h"
 #include "common/model/parameter_list.h"
 
 namespace rollcall::model {

@@ -16,6 +16,7 @@
 #include "common/checkpoint/parameters.h"
 #include "common/model/decoder.h"
 #include "common/model/identity.h"
+#include "common/model/kernel_choice.h"
 #include "common/model/kv_cache.h"
 #include "common/tensor/device.h"
 #include "common/tensor/torch_call.h"
@@ -188,6 +189,7 @@ absl::Status CheckConfig(const v1::RunConfig& config) {
 absl::StatusOr<LoadedModel> LoadModel(const v1::RunConfig& config) {
   const v1::GeneratorSection& section = config.generator();
   LoadedModel loaded;
+  ROLLCALL_RETURN_IF_ERROR(model::ChooseKernels(config.kernels()));
   ROLLCALL_ASSIGN_OR_RETURN(const Source source, OpenSource(config));
   ROLLCALL_ASSIGN_OR_RETURN(loaded.tokenizer, LoadTokenizer(config.model().path()));
   loaded.limits = LimitsOf(source.config, loaded.tokenizer.get());

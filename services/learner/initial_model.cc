@@ -8,6 +8,7 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
 #include "common/config/algorithm_presets.h"
+#include "common/model/kernel_choice.h"
 #include "common/tensor/compute_threads.h"
 #include "common/tensor/device.h"
 #include "common/tensor/torch_call.h"
@@ -46,6 +47,7 @@ absl::StatusOr<model::Decoder> LoadLanguageModel(const v1::RunConfig& config,
 
 absl::StatusOr<model::Decoder> Load(const v1::RunConfig& config) {
   tensor::StartComputeThreads(config.learner().threads(), tensor::ModelThread::kMain);
+  ROLLCALL_RETURN_IF_ERROR(model::ChooseKernels(config.kernels()));
   return LoadLanguageModel(config, config.model().path());
 }
 

@@ -14,6 +14,7 @@
 #include "common/model/identity.h"
 #include "services/learner/initial_model.h"
 #include "services/learner/publish/lineage.h"
+#include "services/learner/publish/numerics.h"
 #include "services/learner/resume.h"
 
 namespace rollcall::learner {
@@ -85,6 +86,13 @@ absl::Status Learner::LoadModelAndState() {
   resumed_ = std::move(loaded->record);
   saved_step_ = trainer_->step();
   control_->SetCheckpoint(loaded->folder);
+  if (const auto now = model::FingerprintOf(trainer_->decoder());
+      config_.numerics() != v1::NUMERICS_FAST && !SameNumerics(now, resumed_.numerics())) {
+    LogWarning(
+        "the checkpoint was computed with other numerics: the run goes on, but not with the "
+        "bits it would have had",
+        {{"checkpoint", Describe(resumed_.numerics())}, {"now", Describe(now)}});
+  }
   for (const std::string& change : DescribeConfigChanges(resumed_, config_)) {
     LogWarning("configuration changed since the checkpoint", {{"change", change}});
   }

@@ -113,9 +113,7 @@ absl::Status RolloutStack::Connect() {
   pool_->OnServing([this] { runner_->Poke(); });
 
   PublisherOptions options;
-  const v1::LearnerSection& learner = config_.learner();
-  if (config_.stage() == v1::STAGE_RL && learner.on_gap() == v1::GAP_ACTION_FAIL &&
-      learner.max_gap() == 0 && learner.max_staleness() == 0) {
+  if (config_.stage() == v1::STAGE_RL && config_.numerics() != v1::NUMERICS_FAST) {
     options.required_numerics = identity_.numerics;
   }
   publisher_ =

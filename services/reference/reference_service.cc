@@ -30,7 +30,8 @@ class ReferenceService final : public rpc::HostedService {
                                             .dtype = config_.model().dtype(),
                                             .device = config_.model().device(),
                                             .threads = config_.reference().threads(),
-                                            .context_tokens = config_.model().context_tokens()};
+                                            .context_tokens = config_.model().context_tokens(),
+                                            .kernels = config_.kernels()};
     const absl::Time start = absl::Now();
     ROLLCALL_ASSIGN_OR_RETURN(
         engine_,

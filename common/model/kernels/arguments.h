@@ -3,7 +3,10 @@
 // Arguments of the kernels, each with the arithmetic and the reduction order that it stands for.
 //
 // "chain over k" means acc = fma(a[0], b[0], 0), then fma(a[1], b[1], acc) and so on upwards, in
-// float32. "lane sum over n" means 16 partial sums (element j goes to lane j mod 16, upwards), then
+// float32. "pair chain over k" takes two steps at a time, the odd one first: from acc = 0, for p = 0,
+// 2, 4 … acc = fma(a[p], b[p], fma(a[p + 1], b[p + 1], acc)), with zeros past an odd k; subnormal
+// numbers, whether read or made, count as zero. That is what vdpbf16ps computes (measured on Zen 4
+// over all exponents), and the other instruction sets with FMA follow it. "lane sum over n" means 16 partial sums (element j goes to lane j mod 16, upwards), then
 // lane i += lane i + 8, i + 4, i + 2, i + 1. bfloat16 inputs are widened exactly; bfloat16 outputs
 // are rounded once, to nearest even.
 
@@ -13,8 +16,8 @@ namespace rollcall::model::kernels {
 
 enum class Element : uint8_t { kFloat32, kBFloat16 };
 
-// Columns of one packed weight panel: two 512-bit vectors. Packed weights do not depend on the
-// instruction set.
+// Columns of one packed weight panel: two 512-bit vectors of float32. Packed weights do not depend
+// on the instruction set.
 inline constexpr int64_t kPanelWidth = 32;
 // Lanes of the documented sums; KV cache blocks and padded head sizes are multiples of it.
 inline constexpr int64_t kLanes = 16;
@@ -29,10 +32,14 @@ inline constexpr int64_t kGemmScratchFloats =
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 constexpr int64_t PanelCount(int64_t n) { return CeilDiv(n, kPanelWidth); }
+// Elements of one panel: [k][32] of float32, [k / 2][32][2] of bfloat16 (an odd k rounded up).
+constexpr int64_t PanelElements(Element type, int64_t k) {
+  return (type == Element::kFloat32 ? k : RoundUp(k, 2)) * kPanelWidth;
+}
 constexpr int64_t PaddedHead(int64_t head_dim) { return RoundUp(head_dim, kLanes); }
 
-// Copies w: [n, k], row-major, into panels [n / 32][k][32], zero-filled past n; the element type
-// stays.
+// Copies w: [n, k], row-major, into the panels of 32 of its rows each (PanelElements), zero-filled
+// past n and k; the element type stays.
 struct PackArgs {
   const void* w;
   Element type;
@@ -40,9 +47,10 @@ struct PackArgs {
   void* panels;
 };
 
-// c[i, j] (+)= sum over p of a[i, p] * b[p, j], one chain over p for each element (starting from c
-// when accumulating), then + bias[j] where there is one. a is addressed by its two strides. b is
-// either packed panels (b_stride 0) or row-major [k, b_stride].
+// c[i, j] (+)= sum over p of a[i, p] * b[p, j], then + bias[j] where there is one: for each element
+// one chain over p if b is float32, one pair chain if it is bfloat16, starting from c when
+// accumulating. a is addressed by its two strides. b is either packed panels (b_stride 0) or
+// row-major [k, b_stride].
 struct GemmArgs {
   int64_t m, n, k;
   const void* a;
@@ -138,8 +146,9 @@ struct AttentionShape {
 
 // Packed sequences: q, out, dq, dout: [tokens, heads, head_dim]; k, v, dk, dv: [tokens, kv_heads,
 // head_dim]. One call covers one KV head of the sequence at tokens [token_begin, token_end).
-// Gradients: per tile of query tokens, upwards; dk and dv are chains over the query rows (token,
-// then head of the group).
+// Gradients: per tile of query tokens, upwards; with p = e * (1 / z) and dp the gradient of p, ds_j =
+// p_j (dp_j - lane sum of p dp / lane sum of p) * scale; dq is a chain over keys, dk and dv are chains
+// over the query rows (token, then head of the group).
 struct PackedAttentionArgs {
   AttentionShape shape;
   const void* q;
@@ -197,46 +206,5 @@ struct ScoreArgs {
   const float* dlogprob;   // [rows] or null
   const float* dentropy;   // [rows] or null
 };
-
-// Router of a mixture of experts, one row of float32 logits [experts] for each token. The `top`
-// experts of the largest logits are chosen, of equal ones the lower index, and listed by ascending
-// index. With m the largest logit and e_i = exp(logit_i - m), the weight of a chosen expert is
-//   e_i * (1 / lane sum of e over all experts), or, when normalizing,
-//   e_i / (sum of the chosen e, upwards).
-struct RouteArgs {
-  int64_t experts, top;
-  bool normalize;
-  const float* logits;
-  int64_t* chosen;        // [rows, top]; read by the backward
-  float* weights;         // [rows, top]; read by the backward
-  const float* dweights;  // [rows, top]
-  float* dlogits;         // [rows, experts]
-};
-
-// y[t] = sum over i < top of weights[t, i] * rows[slots[t, i]]: one chain over i. Without weights:
-// a plain sum over i, upwards.
-struct CombineArgs {
-  int64_t top, width;
-  const float* rows;     // [slots, width]
-  const int64_t* slots;  // [tokens, top]
-  const float* weights;  // [tokens, top] or null
-  Element type;
-  void* y;  // [tokens, width]
-};
-
-// The gradient of one weighted expert row: with u = dy W_down and the row's activations a,
-// dweight[s] = lane sum of fma(u, a, lane) and da = weight * u.
-struct WeighArgs {
-  int64_t width;
-  Element type;
-  const float* u;             // [slots, width]
-  const void* activations;    // [slots, width]
-  const float* slot_weights;  // [slots]
-  float* dweights;            // [slots]
-  void* dactivations;         // [slots, width]
-};
-
-// Most experts that a router may have.
-inline constexpr int64_t kMaxExperts = 1024;
 
 }  // namespace rollcall::model::kernels

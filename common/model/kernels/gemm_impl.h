@@ -1,113 +1,33 @@
 #pragma once
 
-// Matrix products. Included only by the kernels_*.cc files.
+// Matrix products: packing, and the way from a range of panels to register tiles. Included only by
+// the kernels_*.cc files.
 
-#include "common/model/kernels/simd.h"
+#include "common/model/kernels/chain_tile_impl.h"
+#include "common/model/kernels/pair_tile_impl.h"
 
 namespace rollcall::model::kernels {
 namespace {
 
-// Rows of a register tile: kTileRows x kTileVectors accumulators, the vectors of b and one
-// broadcast fit the register file (32 registers with AVX-512, else 16).
-#if defined(__AVX512F__)
-constexpr int kTileRows = 8;
-#elif defined(__AVX2__)
-constexpr int kTileRows = 6;
-#else
-constexpr int kTileRows = 4;
-#endif
-constexpr int kTileVectors = 2;
-
-template <int kRows, int kVectors, typename B>
-ROLLCALL_INLINE void Tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const B* b,
-                          int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
-  Vec acc[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) {
-      acc[i][j] = accumulate ? Load(c + i * c_stride + j * kWidth) : Vec{};
-    }
-  }
-  for (int64_t p = 0; p < depth; ++p) {
-    Vec row[kVectors];
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) row[j] = Load(b + j * kWidth);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const Vec x = Splat(a[i * a_row]);
-#pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = Fma(x, row[j], acc[i][j]);
-    }
-    a += a_depth;
-    b += b_stride;
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) Store(c + i * c_stride + j * kWidth, acc[i][j]);
-  }
-}
-
-template <int kVectors, typename B>
-void TileColumn(int64_t m, int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
-                const B* b, int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
-  int64_t i = 0;
-  for (; i + kTileRows <= m; i += kTileRows) {
-    Tile<kTileRows, kVectors>(depth, a + i * a_row, a_row, a_depth, b, b_stride, c + i * c_stride,
-                              c_stride, accumulate);
-  }
-  a += i * a_row;
-  c += i * c_stride;
-#define ROLLCALL_TAIL(rows) \
-  case rows:                \
-    return Tile<rows, kVectors>(depth, a, a_row, a_depth, b, b_stride, c, c_stride, accumulate)
-  switch (m - i) {
-    ROLLCALL_TAIL(1);
-    ROLLCALL_TAIL(2);
-    ROLLCALL_TAIL(3);
-#if defined(__AVX2__)
-    ROLLCALL_TAIL(4);
-    ROLLCALL_TAIL(5);
-#endif
-#if defined(__AVX512F__)
-    ROLLCALL_TAIL(6);
-    ROLLCALL_TAIL(7);
-#endif
-    default:
-      return;
-  }
-#undef ROLLCALL_TAIL
-}
-
-// c: [m, n] (+)= a: [m, depth] * b: [depth, n], n a multiple of kLanes, all but b float32.
-template <typename B>
-void BlockGemm(int64_t m, int64_t n, int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
-               const B* b, int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
-  int64_t j = 0;
-  for (; j + kTileVectors * kWidth <= n; j += kTileVectors * kWidth) {
-    TileColumn<kTileVectors>(m, depth, a, a_row, a_depth, b + j, b_stride, c + j, c_stride,
-                             accumulate);
-  }
-  for (; j < n; j += kWidth) {
-    TileColumn<1>(m, depth, a, a_row, a_depth, b + j, b_stride, c + j, c_stride, accumulate);
-  }
-}
-
-template <typename T>
+// Panels [panel][k / kPairs][32][kPairs].
+template <typename T, int64_t kPairs>
 void PackPanels(const PackArgs& args, int64_t panel_begin, int64_t panel_end) {
   const T* w = static_cast<const T*>(args.w);
+  const int64_t padded = RoundUp(args.k, kPairs);
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    T* out = static_cast<T*>(args.panels) + panel * args.k * kPanelWidth;
+    T* out = static_cast<T*>(args.panels) + panel * padded * kPanelWidth;
     const int64_t columns = Min(kPanelWidth, args.n - panel * kPanelWidth);
     const T* in = w + panel * kPanelWidth * args.k;
     // Sixteen elements of every row at a time: a cache line is read once even where the rows' lines
     // collide.
-    for (int64_t p = 0; p < args.k; p += kLanes) {
-      const int64_t depth = Min(kLanes, args.k - p);
+    for (int64_t p = 0; p < padded; p += kLanes) {
+      const int64_t depth = Min(kLanes, padded - p), known = Min(kLanes, args.k - p);
+      T* const rows = out + p * kPanelWidth;
       for (int64_t j = 0; j < kPanelWidth; ++j) {
+        T* to = rows + j * kPairs;
         for (int64_t i = 0; i < depth; ++i) {
-          out[(p + i) * kPanelWidth + j] = j < columns ? in[j * args.k + p + i] : T{};
+          to[i / kPairs * kPairs * kPanelWidth + i % kPairs] =
+              j < columns && i < known ? in[j * args.k + p + i] : T{};
         }
       }
     }
@@ -115,27 +35,28 @@ void PackPanels(const PackArgs& args, int64_t panel_begin, int64_t panel_end) {
 }
 
 void Pack(const PackArgs& args, int64_t panel_begin, int64_t panel_end) {
-  if (args.type == Element::kFloat32) return PackPanels<float>(args, panel_begin, panel_end);
-  PackPanels<uint16_t>(args, panel_begin, panel_end);
+  if (args.type == Element::kFloat32) {
+    return PackPanels<float, 1>(args, panel_begin, panel_end);
+  }
+  PackPanels<uint16_t, 2>(args, panel_begin, panel_end);
 }
+
+// The part of a product that one pass reads: rows of a from `row` on, depth steps from `begin` on.
+struct Block {
+  int64_t row, rows, begin, depth;
+};
 
 // A block of a as float32: in place where it is float32 already, else widened into `buffer` along
 // its dense dimension.
-struct RowBlock {
-  const float* data;
-  int64_t row_stride, depth_stride;
-};
-
-RowBlock WidenRows(const GemmArgs& g, int64_t row, int64_t rows, int64_t depth_begin, int64_t depth,
-                   float* buffer) {
-  const int64_t offset = row * g.a_row_stride + depth_begin * g.a_depth_stride;
+FloatRows WidenRows(const GemmArgs& g, const Block& block, float* buffer) {
+  const int64_t offset = block.row * g.a_row_stride + block.begin * g.a_depth_stride;
   if (g.a_type == Element::kFloat32) {
     return {static_cast<const float*>(g.a) + offset, g.a_row_stride, g.a_depth_stride};
   }
   const uint16_t* a = static_cast<const uint16_t*>(g.a) + offset;
   const bool rows_dense = g.a_row_stride == 1;
-  const int64_t outer = rows_dense ? depth : rows;
-  const int64_t inner = rows_dense ? rows : depth;
+  const int64_t outer = rows_dense ? block.depth : block.rows;
+  const int64_t inner = rows_dense ? block.rows : block.depth;
   const int64_t outer_stride = rows_dense ? g.a_depth_stride : g.a_row_stride;
   const int64_t inner_stride = rows_dense ? 1 : g.a_depth_stride;
   for (int64_t i = 0; i < outer; ++i) {
@@ -147,36 +68,81 @@ RowBlock WidenRows(const GemmArgs& g, int64_t row, int64_t rows, int64_t depth_b
       for (int64_t j = 0; j < inner; ++j) out[j] = Widen(in[j * inner_stride]);
     }
   }
-  return rows_dense ? RowBlock{buffer, 1, rows} : RowBlock{buffer, depth, 1};
+  return rows_dense ? FloatRows{buffer, 1, block.rows} : FloatRows{buffer, block.depth, 1};
 }
 
-template <typename B>
-void CopyPanel(const B* b, int64_t b_stride, int64_t depth, int64_t columns, float* out) {
-  for (int64_t p = 0; p < depth; ++p, b += b_stride, out += kPanelWidth) {
-    if (columns == kPanelWidth) {
-      StoreLanes(out, LoadLanes(b));
-      StoreLanes(out + kLanes, LoadLanes(b + kLanes));
-    } else {
-      for (int64_t j = 0; j < kPanelWidth; ++j) out[j] = j < columns ? Widen(b[j]) : 0.0f;
+// b float32: chains.
+struct ChainScheme {
+  using B = float;
+  static FloatRows Rows(const GemmArgs& g, const Block& block, float* buffer) {
+    return WidenRows(g, block, buffer);
+  }
+  static void CopyPanel(const float* b, int64_t b_stride, int64_t depth, int64_t columns,
+                        float* out) {
+    for (int64_t p = 0; p < depth; ++p, b += b_stride, out += kPanelWidth) {
+      StoreLanes(out, LoadLanes(b, columns, 0.0f));
+      StoreLanes(out + kLanes, LoadLanes(b + kLanes, columns - kLanes, 0.0f));
     }
   }
-}
-
-template <typename B>
-void MultiplyPanel(const GemmArgs& g, int64_t panel, const RowBlock& a, int64_t rows,
-                   int64_t depth_begin, int64_t depth, float* acc, bool accumulate, float* buffer) {
-  const B* b = static_cast<const B*>(g.b);
-  if (g.b_stride == 0) {
-    BlockGemm(rows, kPanelWidth, depth, a.data, a.row_stride, a.depth_stride,
-              b + (panel * g.k + depth_begin) * kPanelWidth, kPanelWidth, acc, kPanelWidth,
-              accumulate);
-    return;
+  static void Multiply(int64_t rows, int64_t depth, const FloatRows& a, const float* b, float* c,
+                       bool accumulate) {
+    BlockGemm(rows, kPanelWidth, depth, a.data, a.row_stride, a.depth_stride, b, kPanelWidth, c,
+              kPanelWidth, accumulate);
   }
-  const int64_t columns = Min(kPanelWidth, g.n - panel * kPanelWidth);
-  CopyPanel(b + depth_begin * g.b_stride + panel * kPanelWidth, g.b_stride, depth, columns, buffer);
-  BlockGemm(rows, kPanelWidth, depth, a.data, a.row_stride, a.depth_stride, buffer, kPanelWidth,
-            acc, kPanelWidth, accumulate);
-}
+};
+
+// b bfloat16: pair chains.
+struct PairScheme {
+  using B = uint16_t;
+  static FloatRows Rows(const GemmArgs& g, const Block& block, float* buffer) {
+    return WidenRows(g, block, buffer);
+  }
+  // Interleaves two rows of b at a time; past an odd depth stand zeros.
+  static void CopyPanel(const uint16_t* b, int64_t b_stride, int64_t depth, int64_t columns,
+                        uint16_t* out) {
+    for (int64_t p = 0; p < depth; p += 2, b += 2 * b_stride, out += 2 * kPanelWidth) {
+      const int64_t odd_columns = p + 1 < depth ? columns : 0;
+      for (int64_t j = 0; j < kPanelWidth; j += kLanes) {
+        const Lanes even = LoadLanes(b + j, columns - j, 0.0f);
+        const Lanes odd =
+            LoadLanes(b + (odd_columns > j ? b_stride + j : 0), odd_columns - j, 0.0f);
+        float* to = reinterpret_cast<float*>(out + 2 * j);
+        ROLLCALL_EACH_PART(i) {
+          const VecU pair = (VecU)odd.part[i] | ((VecU)even.part[i] >> 16);
+          Store(to + i * kWidth, (Vec)pair);
+        }
+      }
+    }
+  }
+  template <typename Rows>
+  static void Multiply(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b, float* c,
+                       bool accumulate) {
+    PairPanel(rows, depth, a, b, c, accumulate);
+  }
+};
+
+#if defined(__AVX512BF16__)
+// a and b bfloat16: pair chains of vdpbf16ps.
+struct DotScheme : PairScheme {
+  // In place where a row's pairs lie together; else copied into pairs, zeros past an odd depth.
+  static PairRows Rows(const GemmArgs& g, const Block& block, float* buffer) {
+    const uint16_t* a = static_cast<const uint16_t*>(g.a) + block.row * g.a_row_stride +
+                        block.begin * g.a_depth_stride;
+    if (g.a_depth_stride == 1 && block.depth % 2 == 0) return {a, g.a_row_stride, 2};
+    uint16_t* out = reinterpret_cast<uint16_t*>(buffer);
+    const int64_t pair_stride = 2 * block.rows;
+    for (int64_t p = 0; p < block.depth; p += 2, a += 2 * g.a_depth_stride, out += pair_stride) {
+      const bool whole = p + 1 < block.depth;
+      for (int64_t i = 0; i < block.rows; ++i) {
+        const uint16_t* from = a + i * g.a_row_stride;
+        out[2 * i] = from[0];
+        out[2 * i + 1] = whole ? from[g.a_depth_stride] : uint16_t{0};
+      }
+    }
+    return {reinterpret_cast<uint16_t*>(buffer), 2, pair_stride};
+  }
+};
+#endif
 
 // Adds the bias of one panel's columns to every row of its accumulators.
 template <typename B>
@@ -209,43 +175,60 @@ void LoadAccumulators(const GemmArgs& g, const GemmRange& range, int64_t panel, 
   }
 }
 
-void Gemm(const GemmArgs& g, const GemmRange& range, float* scratch) {
+// A range of few rows reads each panel once: no need to come back to it before the depth's end.
+int64_t DepthBlock(const GemmArgs& g, int64_t rows) {
+  return g.b_stride != 0 || rows > kPairRows ? kDepthBlock
+                                             : kRowBlock * kDepthBlock / kPairRows / 2 * 2;
+}
+
+template <typename Scheme>
+__attribute__((noinline)) void GemmBy(const GemmArgs& g, const GemmRange& range, float* scratch) {
+  using B = typename Scheme::B;
   const int64_t rows = range.row_end - range.row_begin;
   const int64_t panel_floats = rows * kPanelWidth;
   float* acc = scratch;
   float* a_buffer = acc + kRowBlock * kPanelGroup * kPanelWidth;
-  float* b_buffer = a_buffer + kRowBlock * kDepthBlock;
+  B* b_buffer = reinterpret_cast<B*>(a_buffer + kRowBlock * kDepthBlock);
+  const B* b = static_cast<const B*>(g.b);
   if (g.accumulate) {
     for (int64_t panel = range.panel_begin; panel < range.panel_end; ++panel) {
       LoadAccumulators(g, range, panel, acc + (panel - range.panel_begin) * panel_floats);
     }
   }
   // At least one pass, so that an empty depth writes zeros.
-  for (int64_t begin = 0; begin == 0 || begin < g.k; begin += kDepthBlock) {
-    const int64_t depth = Min(kDepthBlock, g.k - begin);
-    const RowBlock a = WidenRows(g, range.row_begin, rows, begin, depth, a_buffer);
-    const bool accumulate = begin > 0 || g.accumulate;
+  const int64_t most_depth = DepthBlock(g, rows);
+  for (int64_t begin = 0; begin == 0 || begin < g.k; begin += most_depth) {
+    const Block block{range.row_begin, rows, begin, Min(most_depth, g.k - begin)};
+    const auto a = Scheme::Rows(g, block, a_buffer);
     for (int64_t panel = range.panel_begin; panel < range.panel_end; ++panel) {
-      float* panel_acc = acc + (panel - range.panel_begin) * panel_floats;
-      if (g.b_type == Element::kFloat32) {
-        MultiplyPanel<float>(g, panel, a, rows, begin, depth, panel_acc, accumulate, b_buffer);
-      } else {
-        MultiplyPanel<uint16_t>(g, panel, a, rows, begin, depth, panel_acc, accumulate, b_buffer);
+      const B* from = b + panel * PanelElements(g.b_type, g.k) + begin * kPanelWidth;
+      if (g.b_stride != 0) {
+        Scheme::CopyPanel(b + begin * g.b_stride + panel * kPanelWidth, g.b_stride, block.depth,
+                          Min(kPanelWidth, g.n - panel * kPanelWidth), b_buffer);
+        from = b_buffer;
       }
+      Scheme::Multiply(rows, block.depth, a, from, acc + (panel - range.panel_begin) * panel_floats,
+                       begin > 0 || g.accumulate);
     }
   }
   for (int64_t panel = range.panel_begin; panel < range.panel_end; ++panel) {
     float* panel_acc = acc + (panel - range.panel_begin) * panel_floats;
-    if (g.bias != nullptr) {
-      g.b_type == Element::kFloat32 ? AddBias<float>(g, range, panel, panel_acc)
-                                    : AddBias<uint16_t>(g, range, panel, panel_acc);
-    }
+    if (g.bias != nullptr) AddBias<B>(g, range, panel, panel_acc);
     if (g.c_type == Element::kFloat32) {
       StorePanel<float>(g, range, panel, panel_acc);
     } else {
       StorePanel<uint16_t>(g, range, panel, panel_acc);
     }
   }
+}
+
+void Gemm(const GemmArgs& g, const GemmRange& range, float* scratch) {
+  if (g.b_type == Element::kFloat32) return GemmBy<ChainScheme>(g, range, scratch);
+  const FlushSubnormals scope;
+#if defined(__AVX512BF16__)
+  if (g.a_type == Element::kBFloat16) return GemmBy<DotScheme>(g, range, scratch);
+#endif
+  GemmBy<PairScheme>(g, range, scratch);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ extern const KernelTable kPortableTable;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512Bf16Table;
 #endif
 
 }  // namespace rollcall::model::kernels

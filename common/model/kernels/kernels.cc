@@ -1,7 +1,6 @@
 #include "common/model/kernels/kernels.h"
 
-#include <algorithm>
-#include <cstdlib>
+#include <atomic>
 
 #include "common/model/kernels/instruction_sets.h"
 
@@ -13,15 +12,25 @@ constexpr int64_t kCarvingSlack = 16 * kLanes;
 // Blocks of a packed sequence (attention_impl.h).
 constexpr int64_t kPackedBlock = 32;
 
-const KernelTable& Choose() {
-  const char* limit = std::getenv("ROLLCALL_KERNELS");
-  const std::string_view name = limit == nullptr ? "avx512" : limit;
-  for (InstructionSet set : {InstructionSet::kAvx512, InstructionSet::kAvx2}) {
-    if (name == "portable" || (name == "avx2" && set == InstructionSet::kAvx512)) continue;
-    if (const KernelTable* table = KernelsFor(set); table != nullptr) return *table;
+const KernelTable* Widest() {
+  const KernelTable* widest = &kPortableTable;
+  for (const InstructionSet set : kInstructionSets) {
+    if (const KernelTable* table = KernelsFor(set); table != nullptr) widest = table;
   }
-  return kPortableTable;
+  return widest;
 }
+
+std::atomic<const KernelTable*>& InUse() {
+  static std::atomic<const KernelTable*> table{Widest()};
+  return table;
+}
+
+#if defined(__x86_64__)
+bool RunsAvx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
 
 }  // namespace
 
@@ -36,22 +45,39 @@ const KernelTable* KernelsFor(InstructionSet set) {
       return nullptr;
     case InstructionSet::kAvx512:
 #if defined(__x86_64__)
-      if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-        return &kAvx512Table;
-      }
+      if (RunsAvx512()) return &kAvx512Table;
+#endif
+      return nullptr;
+    case InstructionSet::kAvx512Bf16:
+#if defined(__x86_64__)
+      if (RunsAvx512() && __builtin_cpu_supports("avx512bf16")) return &kAvx512Bf16Table;
 #endif
       return nullptr;
   }
   return nullptr;
 }
 
-const KernelTable& Kernels() {
-  static const KernelTable& table = Choose();
-  return table;
+const char* NameOf(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::kPortable:
+      return "portable";
+    case InstructionSet::kAvx2:
+      return "avx2";
+    case InstructionSet::kAvx512:
+      return "avx512";
+    case InstructionSet::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "";
 }
 
-std::string_view Arithmetic() { return Kernels().arithmetic; }
+const KernelTable& Kernels() { return *InUse().load(std::memory_order_relaxed); }
+
+bool UseInstructionSet(InstructionSet set) {
+  const KernelTable* table = KernelsFor(set);
+  if (table != nullptr) InUse().store(table, std::memory_order_relaxed);
+  return table != nullptr;
+}
 
 int64_t PackedAttentionScratch(const AttentionShape& shape, int64_t n, bool backward) {
   const int64_t rows = TileTokens(shape) * (shape.heads / shape.kv_heads);

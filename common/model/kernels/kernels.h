@@ -13,14 +13,17 @@
 #include <string_view>
 
 #include "common/model/kernels/arguments.h"
+#include "common/model/kernels/expert_arguments.h"
 
 namespace rollcall::model::kernels {
 
-inline constexpr uint32_t kKernelRevision = 1;
+inline constexpr uint32_t kKernelRevision = 2;
 
 // All kernels of one instruction set. Ranges are half-open; scratch is 64-byte aligned.
 struct KernelTable {
   const char* instruction_set;
+  // For the numerics fingerprint: "cpu-fma" of every set with fused multiply-add, which all give the
+  // same bits, and "cpu-portable" (no fused multiply-add, other bits).
   const char* arithmetic;
   void (*pack)(const PackArgs&, int64_t panel_begin, int64_t panel_end);
   void (*gemm)(const GemmArgs&, const GemmRange&, float* scratch);
@@ -46,16 +49,20 @@ struct KernelTable {
   void (*weigh)(const WeighArgs&, int64_t slot_begin, int64_t slot_end);
 };
 
-enum class InstructionSet { kPortable, kAvx2, kAvx512 };
+// From the narrowest to the widest.
+enum class InstructionSet : uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+inline constexpr InstructionSet kInstructionSets[] = {
+    InstructionSet::kPortable, InstructionSet::kAvx2, InstructionSet::kAvx512,
+    InstructionSet::kAvx512Bf16};
 
+// As kernels.isa spells it: "portable", "avx2", "avx512", "avx512_bf16".
+const char* NameOf(InstructionSet set);
 // The table of one instruction set; null where this processor or build lacks it.
 const KernelTable* KernelsFor(InstructionSet set);
-// The widest one this processor runs; chosen once. ROLLCALL_KERNELS=portable|avx2|avx512 narrows
-// the choice.
+// The one in use by this process: at first the widest that the processor runs.
 const KernelTable& Kernels();
-
-// For the numerics fingerprint: "cpu-fma" (avx2 and avx512 give the same bits) or "cpu-portable"
-// (no fused multiply-add, other bits).
-std::string_view Arithmetic();
+// From now on Kernels() is that of `set`; false, and no change, where KernelsFor(set) is null. For
+// start-up: no kernel may be running.
+bool UseInstructionSet(InstructionSet set);
 
 }  // namespace rollcall::model::kernels

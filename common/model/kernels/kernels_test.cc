@@ -59,8 +59,9 @@ class Scratch {
 
 std::vector<const KernelTable*> FusedTables() {
   std::vector<const KernelTable*> tables;
-  for (InstructionSet set : {InstructionSet::kAvx2, InstructionSet::kAvx512}) {
-    if (const KernelTable* table = KernelsFor(set); table != nullptr) tables.push_back(table);
+  for (const InstructionSet set : kInstructionSets) {
+    const KernelTable* table = KernelsFor(set);
+    if (table != nullptr && set != InstructionSet::kPortable) tables.push_back(table);
   }
   return tables;
 }
@@ -169,31 +170,125 @@ TEST(GemmTest, RowMajorStridedAndAccumulating) {
   }
 }
 
-TEST(GemmTest, Bfloat16WidensAndRoundsOnce) {
-  for (const KernelTable* table : FusedTables()) {
-    for (const auto& [m, n, k] : kGemmCases) {
-      const std::vector<uint16_t> x = Bfloats(Normals(m * k, 1)), w = Bfloats(Normals(n * k, 2));
-      std::vector<uint16_t> panels(PanelCount(n) * kPanelWidth * k), y(m * n), expected(m * n);
+float Flushed(float x) {
+  return std::abs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
+}
+
+// The documented pair chain over k, from `sum`.
+float PairChain(float sum, int64_t k, const std::function<float(int64_t)>& a,
+                const std::function<float(int64_t)>& b) {
+  const auto step = [&](int64_t p) {
+    const float x = p < k ? Flushed(a(p)) : 0.0f, y = p < k ? Flushed(b(p)) : 0.0f;
+    sum = Flushed(std::fma(x, y, Flushed(sum)));
+  };
+  for (int64_t p = 0; p < k; p += 2) {
+    step(p + 1);
+    step(p);
+  }
+  return sum;
+}
+
+// Numbers of all sizes, so that products and sums are subnormal, and zeros of both signs.
+std::vector<uint16_t> BfloatsOfAllSizes(int64_t count, uint64_t stream) {
+  PhiloxStream random(18, stream);
+  std::vector<uint16_t> values(count);
+  for (uint16_t& value : values) {
+    const auto sign = static_cast<uint16_t>(random.Below(2) << 15);
+    value = sign | static_cast<uint16_t>(random.Below(90) << 7 | random.Below(128));
+  }
+  return values;
+}
+
+// x: [m, k] times w: [n, k] transposed, into float32.
+std::vector<float> PackAndMultiply(const KernelTable& table, const GemmCase& size,
+                                   const std::vector<uint16_t>& x, const std::vector<uint16_t>& w,
+                                   int64_t rows = kRowBlock, int64_t panels_at_once = kPanelGroup) {
+  const auto& [m, n, k] = size;
+  std::vector<uint16_t> panels(PanelCount(n) * PanelElements(Element::kBFloat16, k), 0x7fc0);
+  std::vector<float> y(m * n);
+  table.pack({w.data(), Element::kBFloat16, n, k, panels.data()}, 0, PanelCount(n));
+  RunGemm(table,
+          {m, n, k, x.data(), Element::kBFloat16, k, 1, panels.data(), Element::kBFloat16, 0,
+           y.data(), Element::kFloat32, n, false},
+          rows, panels_at_once);
+  return y;
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+TEST(GemmTest, Bfloat16ElementsArePairChains) {
+  for (const GemmCase& size : kGemmCases) {
+    const auto& [m, n, k] = size;
+    for (const bool all_sizes : {false, true}) {
+      const auto x = all_sizes ? BfloatsOfAllSizes(m * k, 1) : Bfloats(Normals(m * k, 1));
+      const auto w = all_sizes ? BfloatsOfAllSizes(n * k, 2) : Bfloats(Normals(n * k, 2));
+      std::vector<float> expected(m * n);
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < n; ++j) {
-          float sum = 0;
-          for (int64_t p = 0; p < k; ++p) {
-            sum = std::fma(Widen(x[i * k + p]), Widen(w[j * k + p]), sum);
-          }
-          expected[i * n + j] = RoundToBfloat16(sum);
+          expected[i * n + j] = PairChain(
+              0.0f, k, [&](int64_t p) { return Widen(x[i * k + p]); },
+              [&](int64_t p) { return Widen(w[j * k + p]); });
         }
       }
-      table->pack({w.data(), Element::kBFloat16, n, k, panels.data()}, 0, PanelCount(n));
-      RunGemm(*table, {m, n, k, x.data(), Element::kBFloat16, k, 1, panels.data(),
-                       Element::kBFloat16, 0, y.data(), Element::kBFloat16, n, false});
-      EXPECT_EQ(y, expected) << table->instruction_set << " " << m << " " << n << " " << k;
+      for (const KernelTable* table : FusedTables()) {
+        SCOPED_TRACE(::testing::Message()
+                     << table->instruction_set << " " << m << " " << n << " " << k);
+        EXPECT_TRUE(SameBits(PackAndMultiply(*table, size, x, w), expected));
+        EXPECT_TRUE(SameBits(PackAndMultiply(*table, size, x, w, 3, 1), expected));
+      }
+    }
+  }
+}
+
+// What a row gives must not depend on how many rows are beside it: every height of a tile, and one
+// depth block or several.
+TEST(GemmTest, ARowIsTheSameInEveryBatch) {
+  const int64_t most = 40, n = 70, k = 1101;
+  const std::vector<uint16_t> x = Bfloats(Normals(most * k, 1)), w = Bfloats(Normals(n * k, 2));
+  for (const InstructionSet set : kInstructionSets) {
+    const KernelTable* table = KernelsFor(set);
+    if (table == nullptr) continue;
+    const std::vector<float> all = PackAndMultiply(*table, {most, n, k}, x, w);
+    for (int64_t m = 1; m < most; ++m) {
+      const std::vector<uint16_t> last(x.end() - m * k, x.end());
+      const std::vector<float> expected(all.end() - m * n, all.end());
+      EXPECT_TRUE(SameBits(PackAndMultiply(*table, {m, n, k}, last, w), expected))
+          << table->instruction_set << ", " << m << " rows";
+    }
+  }
+}
+
+TEST(GemmTest, Bfloat16RowMajorStridedAndAccumulating) {
+  const int64_t m = 21, n = 45, k = 531;
+  // a is stored transposed, as dy is for a weight gradient; also float32, as the head's is.
+  const std::vector<uint16_t> a = Bfloats(Normals(k * m, 3)), b = Bfloats(Normals(k * n, 4));
+  std::vector<float> wide;
+  for (const uint16_t value : a) wide.push_back(Widen(value));
+  const std::vector<float> c = Normals(m * n, 5);
+  std::vector<float> expected = c;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      expected[i * n + j] = PairChain(
+          c[i * n + j], k, [&](int64_t p) { return wide[p * m + i]; },
+          [&](int64_t p) { return Widen(b[p * n + j]); });
+    }
+  }
+  for (const KernelTable* table : FusedTables()) {
+    for (const void* from :
+         {static_cast<const void*>(a.data()), static_cast<const void*>(wide.data())}) {
+      const Element type = from == a.data() ? Element::kBFloat16 : Element::kFloat32;
+      std::vector<float> y = c;
+      RunGemm(*table, {m, n, k, from, type, 1, m, b.data(), Element::kBFloat16, n, y.data(),
+                       Element::kFloat32, n, true});
+      EXPECT_TRUE(SameBits(y, expected)) << table->instruction_set;
     }
   }
 }
 
 TEST(GemmTest, Bfloat16TiesGoToEven) {
-  for (InstructionSet set :
-       {InstructionSet::kPortable, InstructionSet::kAvx2, InstructionSet::kAvx512}) {
+  for (const InstructionSet set : kInstructionSets) {
     const KernelTable* table = KernelsFor(set);
     if (table == nullptr) continue;
     // Halfway between two bfloat16 numbers: 1 + 1/256 goes down to 1, 1 + 3/256 up to 1 + 4/256.
@@ -680,10 +775,23 @@ std::vector<float> EverythingOf(const KernelTable& table) {
 TEST(InstructionSetTest, FusedSetsAgreeBitForBit) {
   const std::vector<const KernelTable*> tables = FusedTables();
   if (tables.size() < 2) GTEST_SKIP() << "this processor runs fewer than two sets with FMA";
-  EXPECT_STREQ(tables[0]->arithmetic, tables[1]->arithmetic);
-  const std::vector<float> a = EverythingOf(*tables[0]), b = EverythingOf(*tables[1]);
-  ASSERT_EQ(a.size(), b.size());
-  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0);
+  const std::vector<float> expected = EverythingOf(*tables[0]);
+  for (const KernelTable* table : tables) {
+    EXPECT_STREQ(table->arithmetic, tables[0]->arithmetic);
+    EXPECT_TRUE(SameBits(EverythingOf(*table), expected)) << table->instruction_set;
+  }
+}
+
+TEST(InstructionSetTest, AProcessUsesTheWidestUntilItIsToldOtherwise) {
+  const std::string widest = Kernels().instruction_set;
+  for (const InstructionSet set : kInstructionSets) {
+    const KernelTable* table = KernelsFor(set);
+    ASSERT_EQ(UseInstructionSet(set), table != nullptr);
+    if (table == nullptr) continue;
+    EXPECT_EQ(&Kernels(), table);
+    EXPECT_STREQ(table->instruction_set, NameOf(set));
+  }
+  EXPECT_EQ(Kernels().instruction_set, widest);
 }
 
 TEST(InstructionSetTest, PortableAgreesWithinRoundingAndSaysThatItDiffers) {

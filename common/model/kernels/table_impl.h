@@ -2,9 +2,11 @@
 
 // The function table of one instruction set. Included last by each kernels_*.cc file.
 
+#include "common/model/kernels/attention_backward_impl.h"
 #include "common/model/kernels/attention_impl.h"
 #include "common/model/kernels/experts_impl.h"
 #include "common/model/kernels/gemm_impl.h"
+#include "common/model/kernels/head_impl.h"
 #include "common/model/kernels/rows_impl.h"
 
 namespace rollcall::model::kernels {

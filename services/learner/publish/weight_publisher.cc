@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status.h"
+#include "services/learner/publish/numerics.h"
 
 namespace rollcall::learner {
 namespace {
@@ -13,16 +14,6 @@ namespace {
 bool SameVersion(const v1::PolicyVersion& a, const v1::PolicyVersion& b) {
   return a.run_id() == b.run_id() && a.lineage() == b.lineage() && a.step() == b.step() &&
          a.manifest_hash() == b.manifest_hash();
-}
-
-bool SameNumerics(const v1::NumericsFingerprint& a, const v1::NumericsFingerprint& b) {
-  return a.kernel_revision() == b.kernel_revision() && a.arithmetic() == b.arithmetic() &&
-         a.dtype() == b.dtype() && a.parallel_layout() == b.parallel_layout();
-}
-
-std::string Describe(const v1::NumericsFingerprint& numerics) {
-  return absl::StrCat(numerics.arithmetic(), " ", numerics.dtype(), ", kernel revision ",
-                      numerics.kernel_revision(), ", layout ", numerics.parallel_layout());
 }
 
 }  // namespace
@@ -90,8 +81,8 @@ absl::Duration WeightPublisher::Tend(size_t generator, const PreparedVersionPtr&
     Fatal(generator, absl::FailedPreconditionError(absl::StrCat(
                          "computes with other numerics (", Describe(state->numerics()),
                          ") than the learner (", Describe(*options_.required_numerics),
-                         "), so log-probs cannot agree bit for bit; set learner.on_gap: warn to "
-                         "train anyway")));
+                         "), so log-probs cannot agree bit for bit; set numerics: fast to train "
+                         "anyway")));
     return options_.poll_interval;
   }
   if (target == nullptr) return Unusable(generator, "no version has been published yet");

@@ -178,6 +178,10 @@ TEST(PolicyTraining, AGapStopsBeforeTheUpdateUnlessTold) {
   EXPECT_NEAR(*warned->gap, 0.25, 1e-5);
   EXPECT_TRUE(run(v1::GAP_ACTION_IGNORE, 0).ok());
   EXPECT_TRUE(run(v1::GAP_ACTION_FAIL, 0.3f).ok());
+  config.set_numerics(v1::NUMERICS_FAST);
+  const auto fast = run(v1::GAP_ACTION_FAIL, 0);
+  ASSERT_TRUE(fast.ok()) << fast.status();
+  EXPECT_NEAR(*fast->gap, 0.25, 1e-5);
 }
 
 TEST(PolicyTraining, ArrivalOrderAndThreadsDoNotShow) {

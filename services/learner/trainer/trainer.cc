@@ -356,7 +356,8 @@ TokenLoss Trainer::LossOf(const PackedBatch& packed, const BatchAdvantages& adva
 absl::Status Trainer::JudgeGap() const {
   const std::optional<LogprobGap>& gap = totals_.gap();
   if (!gap.has_value() || gap->nats <= WrittenNumber(config_.learner().max_gap()) ||
-      config_.learner().on_gap() == v1::GAP_ACTION_IGNORE) {
+      config_.learner().on_gap() == v1::GAP_ACTION_IGNORE ||
+      config_.numerics() == v1::NUMERICS_FAST) {
     return absl::OkStatus();
   }
   const std::string message =

@@ -54,7 +54,8 @@ class HostedRewardModel final : public rpc::HostedService {
     const model::FrozenModelOptions options{.path = settings.path(),
                                             .dtype = config_.model().dtype(),
                                             .device = config_.model().device(),
-                                            .threads = settings.threads()};
+                                            .threads = settings.threads(),
+                                            .kernels = config_.kernels()};
     const absl::Time start = absl::Now();
     ROLLCALL_ASSIGN_OR_RETURN(auto tokenizer, text::Tokenizer::Load(settings.path()));
     ROLLCALL_ASSIGN_OR_RETURN(
