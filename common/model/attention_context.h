@@ -3,6 +3,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -31,6 +32,8 @@ class AttentionContext {
                             const at::Tensor& v) = 0;
   // Rows that Attend expects.
   virtual int64_t num_tokens() const = 0;
+  // A copy that a backward pass may keep; null of a context without gradients.
+  virtual std::shared_ptr<AttentionContext> Copy() const { return nullptr; }
 };
 
 // Causal attention within each of several sequences laid end to end, differentiable: what the
@@ -46,6 +49,9 @@ class PackedAttention final : public AttentionContext {
                     const at::Tensor& v) override;
 
   int64_t num_tokens() const override { return cu_seqlens_.back(); }
+  std::shared_ptr<AttentionContext> Copy() const override {
+    return std::make_shared<PackedAttention>(*this);
+  }
   // 0, 1, … within each sequence: [tokens], int64, on the CPU.
   at::Tensor Positions() const;
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/philox.h"
 #include "common/base/status.h"
+#include "common/model/activation_checkpoint.h"
 #include "common/model/aten_operators.h"
 #include "common/model/experts.h"
 #include "common/model/kernel_calls.h"
@@ -77,6 +78,7 @@ struct Decoder::State {
   Matrix head;   // of a language model
   Matrix score;  // of the others
   double embedding_scale;
+  bool checkpoint_layers = false;
 
   // Grown on demand, on the model's device; the second where sliding layers have their own rope.
   at::Tensor rope_table, sliding_rope_table;
@@ -190,6 +192,8 @@ struct Decoder::State {
   at::Tensor Attention(Layer& layer, int64_t index, const at::Tensor& x,
                        const at::Tensor& positions, AttentionContext& attention);
   at::Tensor Mlp(Layer& layer, const at::Tensor& x);
+  at::Tensor RunLayer(int64_t index, at::Tensor x, const at::Tensor& positions,
+                      AttentionContext& attention);
 };
 
 // Queries or keys [tokens, heads * head_dim] -> [tokens, heads, head_dim], normed and rotated as
@@ -218,9 +222,11 @@ at::Tensor Decoder::State::Attention(Layer& layer, int64_t index, const at::Tens
     k = Columns(all, heads * dim, kv_heads * dim);
     v = Columns(all, (heads + kv_heads) * dim, kv_heads * dim);
   } else {
-    q = Linear(backend, x, layer.query);
-    k = Linear(backend, x, layer.key);
-    v = Linear(backend, x, layer.value);
+    const std::vector<at::Tensor> all =
+        Linears(backend, x, {&layer.query, &layer.key, &layer.value});
+    q = all[0];
+    k = all[1];
+    v = all[2];
   }
   q = NormRotate(layer, q, heads, layer.query_norm, positions);
   k = NormRotate(layer, k, kv_heads, layer.key_norm, positions);
@@ -245,10 +251,21 @@ at::Tensor Decoder::State::Mlp(Layer& layer, const at::Tensor& x) {
     gate = Columns(both, 0, config.intermediate_size);
     up = Columns(both, config.intermediate_size, config.intermediate_size);
   } else {
-    gate = Linear(backend, x, layer.gate);
-    up = Linear(backend, x, layer.up);
+    const std::vector<at::Tensor> both = Linears(backend, x, {&layer.gate, &layer.up});
+    gate = both[0];
+    up = both[1];
   }
   return Linear(backend, Glu(backend, config.activation, gate, up), layer.down);
+}
+
+at::Tensor Decoder::State::RunLayer(int64_t index, at::Tensor x, const at::Tensor& positions,
+                                    AttentionContext& attention) {
+  Layer& layer = layers[index];
+  const at::Tensor mixed =
+      Attention(layer, index, NormIfAny(x, layer.attention_norm), positions, attention);
+  x = at::add(x, NormIfAny(mixed, layer.attention_output_norm));
+  const at::Tensor inner = Mlp(layer, NormIfAny(x, layer.mlp_norm));
+  return at::add(x, NormIfAny(inner, layer.mlp_output_norm));
 }
 
 absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config, at::ScalarType dtype,
@@ -309,6 +326,8 @@ void Decoder::SetRequiresGrad(bool requires_grad) {
   }
 }
 
+void Decoder::SetActivationCheckpointing(bool on) { state_->checkpoint_layers = on; }
+
 void Decoder::ZeroGrad() {
   for (const auto& parameter : state_->parameters) parameter.tensor.mutable_grad() = at::Tensor();
 }
@@ -338,13 +357,17 @@ at::Tensor Decoder::Forward(const at::Tensor& token_ids, const at::Tensor& posit
 
   at::Tensor x = Embed(s.backend, s.embedding, ids);
   if (s.embedding_scale != 1.0) x = at::mul(x, s.embedding_scale);
-  for (size_t i = 0; i < s.layers.size(); ++i) {
-    Layer& layer = s.layers[i];
-    const at::Tensor mixed = s.Attention(layer, static_cast<int64_t>(i),
-                                         s.NormIfAny(x, layer.attention_norm), places, attention);
-    x = at::add(x, s.NormIfAny(mixed, layer.attention_output_norm));
-    const at::Tensor inner = s.Mlp(layer, s.NormIfAny(x, layer.mlp_norm));
-    x = at::add(x, s.NormIfAny(inner, layer.mlp_output_norm));
+  if (!s.checkpoint_layers || !at::GradMode::is_enabled() || !x.requires_grad()) {
+    for (int64_t i = 0; i < s.config.num_layers; ++i) x = s.RunLayer(i, x, places, attention);
+    return s.Norm(x, s.final_norm);
+  }
+  const std::shared_ptr<AttentionContext> kept = attention.Copy();
+  TORCH_CHECK(kept != nullptr, "attention: this context has no gradients");
+  for (int64_t i = 0; i < s.config.num_layers; ++i) {
+    const auto layer = [&s, i, places, kept](const at::Tensor& in) {
+      return s.RunLayer(i, in, places, *kept);
+    };
+    x = Checkpoint(layer, x);
   }
   return s.Norm(x, s.final_norm);
 }
@@ -361,7 +384,7 @@ at::Tensor Decoder::Logits(const at::Tensor& hidden) {
     return softcap > 0 ? aten::SoftCap(logits, softcap) : logits;
   }
   at::Tensor logits =
-      LinearForward(hidden.contiguous(), s.head.Panels(), s.config.vocab_size, at::kFloat);
+      LinearForward(hidden.contiguous(), s.head.ForProducts(), s.config.vocab_size, at::kFloat);
   if (softcap > 0) SoftCapInPlace(logits, softcap, nullptr);
   return logits;
 }

@@ -51,11 +51,14 @@ class Decoder {
   // is not rounded, so micro-batches add up in float32.
   void SetRequiresGrad(bool requires_grad);
   void ZeroGrad();
+  // Forwards with gradients keep each layer's input alone, and the backward pass, Tensor::backward,
+  // runs the layer again: less memory, more time, the same bits. Off at first.
+  void SetActivationCheckpointing(bool on);
 
-  // Kernels read packed copies of the matrices. While parameters require gradients they are packed
-  // at every forward; otherwise when a parameter's version counter moved (copy_, add_… move it).
-  // Call this after writing in a way that moves no counter: raw data pointers, _fused_adamw_,
-  // _foreach_*. SetRequiresGrad does it too.
+  // Kernels read packed copies of the matrices, unless they require gradients. A copy is made when
+  // there is none or the parameter's version counter moved (copy_, add_… move it). Call this after
+  // writing in a way that moves no counter: raw data pointers, _fused_adamw_, _foreach_*.
+  // SetRequiresGrad does it too; it also gives the copies' memory back.
   void InvalidatePacked();
 
   // token_ids: [tokens], int64, in [0, vocab); positions: [tokens], int64, >= 0; both on the CPU or

@@ -153,7 +153,7 @@ void ForwardProducts(const Slots& slots, const at::Tensor& x, std::vector<Expert
     if (slots.Rows(expert) == 0) continue;
     at::Tensor part = slots.Part(out, expert);
     calls.push_back(
-        LinearArgs(slots.Part(x, expert), (experts[e].*matrix).Panels(), at::Tensor(), part));
+        LinearArgs(slots.Part(x, expert), (experts[e].*matrix).ForProducts(), at::Tensor(), part));
   }
 }
 

@@ -75,7 +75,7 @@ void ParallelGemms(std::span<const kernels::GemmArgs> calls) {
       });
 }
 
-kernels::GemmArgs LinearArgs(const at::Tensor& x, const at::Tensor& panels, const at::Tensor& bias,
+kernels::GemmArgs LinearArgs(const at::Tensor& x, const Weights& w, const at::Tensor& bias,
                              at::Tensor& y) {
   const int64_t m = x.size(0), k = x.size(1), n = y.size(1);
   return {.m = m,
@@ -85,14 +85,15 @@ kernels::GemmArgs LinearArgs(const at::Tensor& x, const at::Tensor& panels, cons
           .a_type = ElementOf(x),
           .a_row_stride = k,
           .a_depth_stride = 1,
-          .b = panels.const_data_ptr(),
-          .b_type = ElementOf(panels),
-          .b_stride = 0,
+          .b = w.tensor.const_data_ptr(),
+          .b_type = ElementOf(w.tensor),
+          .b_stride = w.packed ? 0 : k,
           .c = y.mutable_data_ptr(),
           .c_type = ElementOf(y),
           .c_stride = n,
           .accumulate = false,
-          .bias = bias.defined() ? bias.const_data_ptr() : nullptr};
+          .bias = bias.defined() ? bias.const_data_ptr() : nullptr,
+          .b_transposed = !w.packed};
 }
 
 kernels::GemmArgs LinearDxArgs(const at::Tensor& dy, const at::Tensor& w, at::Tensor& dx,
@@ -135,10 +136,10 @@ kernels::GemmArgs LinearDwArgs(const at::Tensor& dy, const at::Tensor& x, at::Te
           .bias = nullptr};
 }
 
-at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t n,
-                         at::ScalarType type, const at::Tensor& bias) {
+at::Tensor LinearForward(const at::Tensor& x, const Weights& w, int64_t n, at::ScalarType type,
+                         const at::Tensor& bias) {
   at::Tensor y = at::empty({x.size(0), n}, Options(type));
-  const kernels::GemmArgs args = LinearArgs(x, panels, bias, y);
+  const kernels::GemmArgs args = LinearArgs(x, w, bias, y);
   ParallelGemms({&args, 1});
   return y;
 }
@@ -155,20 +156,57 @@ void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool ac
   ParallelGemms({&args, 1});
 }
 
+at::Tensor LinearsDx(std::span<const at::Tensor> dys, std::span<const at::Tensor> ws,
+                     at::ScalarType type) {
+  const bool one = dys.size() == 1;
+  at::Tensor dx = at::empty({dys[0].size(0), ws[0].size(1)}, Options(one ? type : at::kFloat));
+  for (size_t i = 0; i < dys.size(); ++i) {
+    const kernels::GemmArgs args = LinearDxArgs(dys[i], ws[i], dx, /*accumulate=*/i > 0);
+    ParallelGemms({&args, 1});
+  }
+  return dx.to(type);
+}
+
+std::vector<at::Tensor> LinearsDw(std::span<const at::Tensor> dys, const at::Tensor& x) {
+  std::vector<at::Tensor> dws;
+  std::vector<kernels::GemmArgs> calls;
+  for (const at::Tensor& dy : dys) {
+    at::Tensor& dw = dws.emplace_back(at::empty({dy.size(1), x.size(1)}, Options(at::kFloat)));
+    calls.push_back(LinearDwArgs(dy, x, dw, /*accumulate=*/false));
+  }
+  ParallelGemms(calls);
+  return dws;
+}
+
+namespace {
+
+template <typename T>
+void SumColumns(const at::Tensor& dy, at::Tensor& sums) {
+  const int64_t tokens = dy.size(0), width = dy.size(1);
+  const T* rows = dy.const_data_ptr<T>();
+  float* out = sums.mutable_data_ptr<float>();
+  ParallelRanges(width, kernels::kLanes, dy.numel(), [&](int64_t begin, int64_t end) {
+    std::vector<double> part(static_cast<size_t>(end - begin), 0.0);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const T* row = rows + t * width + begin;
+      for (size_t i = 0; i < part.size(); ++i) part[i] += static_cast<float>(row[i]);
+    }
+    for (size_t i = 0; i < part.size(); ++i) out[begin + i] = static_cast<float>(part[i]);
+  });
+}
+
+}  // namespace
+
 at::Tensor LinearDbias(const at::Tensor& dy) {
   // A key's bias hardly moves the softmax: its gradient is what is left of terms thousands of times
-  // larger, so they are added in float64, in token order.
-  const at::Tensor rows = dy.to(at::kFloat).contiguous();
-  const int64_t tokens = rows.size(0), width = rows.size(1);
-  std::vector<double> sums(static_cast<size_t>(width), 0.0);
-  const float* row = rows.const_data_ptr<float>();
-  for (int64_t t = 0; t < tokens; ++t, row += width) {
-    for (int64_t i = 0; i < width; ++i) sums[static_cast<size_t>(i)] += row[i];
+  // larger, hence float64.
+  at::Tensor sums = at::empty({dy.size(1)}, Options(at::kFloat));
+  if (ElementOf(dy) == Element::kFloat32) {
+    SumColumns<float>(dy, sums);
+  } else {
+    SumColumns<at::BFloat16>(dy, sums);
   }
-  at::Tensor out = at::empty({width}, Options(at::kFloat));
-  float* to = out.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < width; ++i) to[i] = static_cast<float>(sums[static_cast<size_t>(i)]);
-  return out;
+  return sums;
 }
 
 at::Tensor EmbedForward(const at::Tensor& table, const at::Tensor& ids) {

@@ -26,23 +26,35 @@ void PackInto(const at::Tensor& w, at::Tensor& panels);
 // the same places.
 void ParallelGemms(std::span<const kernels::GemmArgs> calls);
 
-// The arguments of y = x w^T (+ bias) from packed panels, x: [m, k], y: [m, n]; of dx = dy w; and
-// of dw (+)= dy^T x. All contiguous.
-kernels::GemmArgs LinearArgs(const at::Tensor& x, const at::Tensor& panels, const at::Tensor& bias,
+// A weight w: [n, k] as a product reads it: itself, or its panels (PackInto). The bits are the same;
+// panels are faster where x has few rows.
+struct Weights {
+  at::Tensor tensor;
+  bool packed;
+};
+
+// The arguments of y = x w^T (+ bias), x: [m, k], y: [m, n]; of dx = dy w; and of dw (+)= dy^T x. All
+// contiguous.
+kernels::GemmArgs LinearArgs(const at::Tensor& x, const Weights& w, const at::Tensor& bias,
                              at::Tensor& y);
 kernels::GemmArgs LinearDxArgs(const at::Tensor& dy, const at::Tensor& w, at::Tensor& dx,
                                bool accumulate);
 kernels::GemmArgs LinearDwArgs(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw,
                                bool accumulate);
 
-// y = x w^T from packed panels, plus the bias if it is defined; y: [m, n] of dtype `type`.
-at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& panels, int64_t n,
-                         at::ScalarType type, const at::Tensor& bias = {});
+// y = x w^T, plus the bias if it is defined; y: [m, n] of dtype `type`.
+at::Tensor LinearForward(const at::Tensor& x, const Weights& w, int64_t n, at::ScalarType type,
+                         const at::Tensor& bias = {});
 // dx = dy w, dy's dtype.
 at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w);
 // dw (+)= dy^T x, float32 [n, k].
 void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool accumulate);
-// Sums over the rows of dy, each one chain; float32 [n].
+// The same of several y of one x: dx, of dtype `type`, is one chain over the columns of all dy, in
+// their order.
+at::Tensor LinearsDx(std::span<const at::Tensor> dys, std::span<const at::Tensor> ws,
+                     at::ScalarType type);
+std::vector<at::Tensor> LinearsDw(std::span<const at::Tensor> dys, const at::Tensor& x);
+// Sums over the rows of dy, in order, in float64; float32 [n].
 at::Tensor LinearDbias(const at::Tensor& dy);
 
 at::Tensor EmbedForward(const at::Tensor& table, const at::Tensor& ids);

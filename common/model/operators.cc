@@ -1,6 +1,7 @@
 #include "common/model/operators.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "common/model/aten_operators.h"
@@ -23,6 +24,21 @@ bool NeedsGraph(std::initializer_list<at::Tensor> inputs) {
   return false;
 }
 
+std::vector<at::Tensor> LinearsForward(const at::Tensor& x, const std::vector<Matrix*>& matrices,
+                                       at::ScalarType type) {
+  std::vector<at::Tensor> results;
+  std::vector<Weights> weights;
+  std::vector<kernels::GemmArgs> calls;
+  for (Matrix* matrix : matrices) {
+    weights.push_back(matrix->ForProducts());
+    at::Tensor& y = results.emplace_back(
+        at::empty({x.size(0), matrix->weight().size(0)}, x.options().dtype(type)));
+    calls.push_back(LinearArgs(x, weights.back(), matrix->bias(), y));
+  }
+  ParallelGemms(calls);
+  return results;
+}
+
 struct EmbedFunction : Function<EmbedFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& table, const at::Tensor& ids) {
     ctx->save_for_backward({ids});
@@ -35,25 +51,40 @@ struct EmbedFunction : Function<EmbedFunction> {
   }
 };
 
-struct LinearFunction : Function<LinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& bias, const at::Tensor& panels,
-                            at::ScalarType type) {
-    ctx->save_for_backward({x, weight});
-    ctx->saved_data["has_bias"] = bias.has_value();
-    return LinearForward(x, panels, weight.size(0), type, bias.value_or(at::Tensor()));
+// y_i = x w_i^T (+ bias_i), of the matrices that share one x.
+struct LinearsFunction : Function<LinearsFunction> {
+  // tensors: the weights, then the biases of those that have one.
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList tensors,
+                               const std::vector<Matrix*>& matrices, at::ScalarType type) {
+    variable_list saved = {x};
+    std::vector<int64_t> biased;
+    for (const Matrix* matrix : matrices) {
+      saved.push_back(matrix->weight());
+      biased.push_back(matrix->bias().defined());
+    }
+    ctx->save_for_backward(saved);
+    ctx->saved_data["biased"] = biased;
+    ctx->saved_data["inputs"] = static_cast<int64_t>(tensors.size());
+    return LinearsForward(x, matrices, type);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor dy = gradients[0].contiguous();
-    at::Tensor dx, dw, dbias;
-    if (ctx->needs_input_grad(0)) dx = LinearDx(dy, saved[1]);
+    const variable_list weights(saved.begin() + 1, saved.end());
+    const std::vector<int64_t> biased = ctx->saved_data["biased"].toIntVector();
+    std::vector<at::Tensor> dys;
+    for (const at::Tensor& gradient : gradients) dys.push_back(gradient.contiguous());
+    variable_list results(1);
+    if (ctx->needs_input_grad(0)) results[0] = LinearsDx(dys, weights, saved[0].scalar_type());
     if (ctx->needs_input_grad(1)) {
-      dw = at::empty(saved[1].sizes(), saved[1].options().dtype(at::kFloat));
-      LinearDw(dy, saved[0], dw, /*accumulate=*/false);
+      for (at::Tensor& dw : LinearsDw(dys, saved[0])) results.push_back(std::move(dw));
+    } else {
+      results.resize(1 + weights.size());
     }
-    if (ctx->saved_data["has_bias"].toBool()) dbias = LinearDbias(dy);
-    return {dx, dw, dbias, {}, {}};
+    for (size_t i = 0; i < dys.size(); ++i) {
+      if (biased[i] != 0) results.push_back(LinearDbias(dys[i]));
+    }
+    results.resize(1 + ctx->saved_data["inputs"].toInt() + 2);  // the others are no tensors
+    return results;
   }
 };
 
@@ -124,27 +155,34 @@ struct PackedAttentionFunction : Function<PackedAttentionFunction> {
   }
 };
 
-at::Tensor LinearTo(Backend backend, const at::Tensor& x, Matrix& matrix, at::ScalarType type) {
-  const at::Tensor& weight = matrix.weight();
-  if (backend == Backend::kAten) return aten::Linear(x, weight, matrix.bias(), type);
-  const at::Tensor& panels = matrix.Panels();
-  if (!NeedsGraph({x, weight})) {
-    return LinearForward(x, panels, weight.size(0), type, matrix.bias());
+std::vector<at::Tensor> LinearsTo(Backend backend, const at::Tensor& x,
+                                  const std::vector<Matrix*>& matrices, at::ScalarType type) {
+  std::vector<at::Tensor> results;
+  if (backend == Backend::kAten) {
+    for (const Matrix* matrix : matrices) {
+      results.push_back(aten::Linear(x, matrix->weight(), matrix->bias(), type));
+    }
+    return results;
   }
-  std::optional<at::Tensor> bias;
-  if (matrix.bias().defined()) bias = matrix.bias();
-  return LinearFunction::apply(x, weight, bias, panels, type);
+  if (!NeedsGraph({x, matrices.front()->weight()})) return LinearsForward(x, matrices, type);
+  std::vector<at::Tensor> tensors;
+  for (const Matrix* matrix : matrices) tensors.push_back(matrix->weight());
+  for (const Matrix* matrix : matrices) {
+    if (matrix->bias().defined()) tensors.push_back(matrix->bias());
+  }
+  return LinearsFunction::apply(x, at::TensorList(tensors), matrices, type);
 }
 
 }  // namespace
 
-const at::Tensor& Matrix::Panels() {
+Weights Matrix::ForProducts() {
+  if (weight_.requires_grad()) return {weight_, false};
   const auto version = static_cast<int64_t>(weight_._version());
-  if (weight_.requires_grad() || version != packed_version_) {
+  if (!panels_.defined() || version != packed_version_) {
     PackInto(weight_, panels_);
     packed_version_ = version;
   }
-  return panels_;
+  return {panels_, true};
 }
 
 at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids) {
@@ -154,11 +192,16 @@ at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids
 }
 
 at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix) {
-  return LinearTo(backend, x, matrix, x.scalar_type());
+  return LinearsTo(backend, x, {&matrix}, x.scalar_type())[0];
+}
+
+std::vector<at::Tensor> Linears(Backend backend, const at::Tensor& x,
+                                const std::vector<Matrix*>& matrices) {
+  return LinearsTo(backend, x, matrices, x.scalar_type());
 }
 
 at::Tensor LinearToFloat(Backend backend, const at::Tensor& x, Matrix& matrix) {
-  return LinearTo(backend, x, matrix, at::kFloat);
+  return LinearsTo(backend, x, {&matrix}, at::kFloat)[0];
 }
 
 at::Tensor RmsNorm(Backend backend, const at::Tensor& x, const at::Tensor& weight, double epsilon,

@@ -11,6 +11,7 @@
 
 #include "common/model/attention_rule.h"
 #include "common/model/backend.h"
+#include "common/model/kernel_calls.h"
 #include "common/model/kernels/arguments.h"
 #include "common/model/kv_cache.h"
 
@@ -28,17 +29,16 @@ class Matrix {
   const at::Tensor& weight() const { return weight_; }
   const at::Tensor& bias() const { return bias_; }  // may be undefined
   void set_bias(at::Tensor bias) { bias_ = std::move(bias); }
-  // Panels as kernels::PackArgs lays them out. Packed again when the weight's version counter
-  // moved, and at every call while the weight requires gradients: LibTorch's fused and foreach
-  // optimizers write without moving the counter, and a training forward has rows enough to make the
-  // copy cheap.
-  const at::Tensor& Panels();
-  void InvalidatePacked() { packed_version_ = -1; }
+  // While the weight requires gradients, the weight itself: it changes at every step, a training
+  // forward has rows enough to pack it as it goes, and it is in memory once. Else its panels, packed
+  // when the weight's version counter moved.
+  Weights ForProducts();
+  void InvalidatePacked() { panels_ = at::Tensor(); }
 
  private:
   at::Tensor weight_, bias_;
   at::Tensor panels_;
-  int64_t packed_version_ = -1;
+  int64_t packed_version_ = -1;  // of the weight that panels_ holds
 };
 
 // table: [vocab, hidden], ids: [tokens] -> [tokens, hidden].
@@ -46,6 +46,9 @@ at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids
 
 // x: [tokens, k] -> [tokens, n], x's dtype or float32.
 at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix);
+// Several of one x, together.
+std::vector<at::Tensor> Linears(Backend backend, const at::Tensor& x,
+                                const std::vector<Matrix*>& matrices);
 at::Tensor LinearToFloat(Backend backend, const at::Tensor& x, Matrix& matrix);
 
 // x: [rows, width], weight: [width]; times weight or 1 + weight.

@@ -136,5 +136,25 @@ TEST(RandomModelsTest, GradientsDoNotDependOnThreads) {
   }
 }
 
+TEST(RandomModelsTest, ActivationCheckpointingChangesNoBit) {
+  for (int64_t i = 0; i < 22; ++i) {
+    std::string text;
+    const ModelConfig config = RandomConfig(i, 93, &text);
+    const Batch batch(kLengths, config.vocab_size, static_cast<uint64_t>(i));
+    for (at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      std::vector<Outcome> outcomes;
+      for (const bool checkpoint : {false, true}) {
+        Decoder decoder = RandomDecoder(config, dtype, 8);
+        decoder.SetActivationCheckpointing(checkpoint);
+        outcomes.push_back(RunOnce(decoder, batch));
+      }
+      ASSERT_TRUE(SameBits(outcomes[0].outputs, outcomes[1].outputs)) << text;
+      for (size_t j = 0; j < outcomes[0].gradients.size(); ++j) {
+        ASSERT_TRUE(SameBits(outcomes[0].gradients[j], outcomes[1].gradients[j])) << text;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace rollcall::model

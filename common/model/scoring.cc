@@ -42,7 +42,7 @@ void ScoreRows(const kernels::ScoreArgs& args, int64_t rows) {
                  [&](int64_t begin, int64_t end) { kernels::Kernels().score(args, begin, end); });
 }
 
-TokenScores ScoreForward(const at::Tensor& hidden, const at::Tensor& panels,
+TokenScores ScoreForward(const at::Tensor& hidden, const Weights& weights,
                          const at::Tensor& targets, int64_t vocab, const LogitSettings& settings,
                          bool with_entropy) {
   const int64_t rows = hidden.size(0), chunk = ChunkRows(rows, vocab);
@@ -51,7 +51,7 @@ TokenScores ScoreForward(const at::Tensor& hidden, const at::Tensor& panels,
   if (with_entropy) scores.entropy = at::empty({rows}, options);
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
-    at::Tensor logits = LinearForward(hidden.narrow(0, begin, count), panels, vocab, at::kFloat);
+    at::Tensor logits = LinearForward(hidden.narrow(0, begin, count), weights, vocab, at::kFloat);
     if (settings.softcap > 0) SoftCapInPlace(logits, settings.softcap, nullptr);
     kernels::ScoreArgs args{};
     args.vocab = vocab;
@@ -71,7 +71,7 @@ struct ScoreGradients {
 
 // dlogprob, dentropy: [n], float32 or undefined.
 ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
-                             const at::Tensor& panels, const at::Tensor& targets,
+                             const Weights& weights, const at::Tensor& targets,
                              const at::Tensor& dlogprob, const at::Tensor& dentropy,
                              const LogitSettings& settings, bool need_head) {
   const int64_t rows = hidden.size(0), vocab = head.size(0), chunk = ChunkRows(rows, vocab);
@@ -83,7 +83,7 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     const at::Tensor part = hidden.narrow(0, begin, count);
-    at::Tensor logits = LinearForward(part, panels, vocab, at::kFloat), slope;
+    at::Tensor logits = LinearForward(part, weights, vocab, at::kFloat), slope;
     if (settings.softcap > 0) SoftCapInPlace(logits, settings.softcap, &slope);
     kernels::ScoreArgs args{};
     args.vocab = vocab;
@@ -96,23 +96,26 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
       kernels::Kernels().score_backward(args, from, to);
     });
     if (slope.defined()) logits.mul_(slope);
-    gradients.dhidden.narrow(0, begin, count).copy_(LinearDx(logits, head));
-    if (need_head) LinearDw(logits, part, gradients.dhead, /*accumulate=*/begin > 0);
+    // Rounded to the compute dtype, as every other gradient of an activation is.
+    const at::Tensor dlogits = logits.to(head.scalar_type());
+    gradients.dhidden.narrow(0, begin, count).copy_(LinearDx(dlogits, head));
+    if (need_head) LinearDw(dlogits, part, gradients.dhead, /*accumulate=*/begin > 0);
   }
   return gradients;
 }
 
 struct ScoreFunction : torch::autograd::Function<ScoreFunction> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,
-                               const at::Tensor& head, const at::Tensor& panels,
+                               const at::Tensor& head, const Weights& weights,
                                const at::Tensor& targets, const LogitSettings& settings,
                                EntropyMode entropy) {
     ctx->save_for_backward({hidden, head, targets});
     ctx->saved_data["temperature"] = settings.temperature;
     ctx->saved_data["softcap"] = settings.softcap;
-    ctx->saved_data["panels"] = panels;
+    ctx->saved_data["packed"] = weights.packed;
+    if (weights.packed) ctx->saved_data["panels"] = weights.tensor;
     ctx->set_materialize_grads(false);
-    TokenScores scores = ScoreForward(hidden, panels, targets, head.size(0), settings,
+    TokenScores scores = ScoreForward(hidden, weights, targets, head.size(0), settings,
                                       entropy != EntropyMode::kNone);
     if (entropy == EntropyMode::kNone) return {scores.logprob};
     if (entropy == EntropyMode::kDetached) ctx->mark_non_differentiable({scores.entropy});
@@ -126,9 +129,10 @@ struct ScoreFunction : torch::autograd::Function<ScoreFunction> {
     };
     const LogitSettings settings{ctx->saved_data["temperature"].toDouble(),
                                  ctx->saved_data["softcap"].toDouble()};
-    ScoreGradients result =
-        ScoreBackward(saved[0], saved[1], ctx->saved_data["panels"].toTensor(), saved[2], dense(0),
-                      dense(1), settings, ctx->needs_input_grad(1));
+    const bool packed = ctx->saved_data["packed"].toBool();
+    const Weights weights{packed ? ctx->saved_data["panels"].toTensor() : saved[1], packed};
+    ScoreGradients result = ScoreBackward(saved[0], saved[1], weights, saved[2], dense(0), dense(1),
+                                          settings, ctx->needs_input_grad(1));
     return {result.dhidden, result.dhead, {}, {}, {}, {}};
   }
 };
@@ -172,11 +176,11 @@ absl::StatusOr<TokenScores> ScoreTokens(Decoder& decoder, const at::Tensor& hidd
     return ScoreWithAten(hidden, head, ids, settings, entropy);
   }
   const at::Tensor rows = hidden.contiguous();
-  const at::Tensor& panels = decoder.head().Panels();
+  const Weights weights = decoder.head().ForProducts();
   if (!at::GradMode::is_enabled() || !(rows.requires_grad() || head.requires_grad())) {
-    return ScoreForward(rows, panels, ids, vocab, settings, entropy != EntropyMode::kNone);
+    return ScoreForward(rows, weights, ids, vocab, settings, entropy != EntropyMode::kNone);
   }
-  const variable_list scores = ScoreFunction::apply(rows, head, panels, ids, settings, entropy);
+  const variable_list scores = ScoreFunction::apply(rows, head, weights, ids, settings, entropy);
   return TokenScores{scores[0], scores.size() > 1 ? scores[1] : at::Tensor()};
 }
 

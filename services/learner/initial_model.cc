@@ -48,7 +48,10 @@ absl::StatusOr<model::Decoder> LoadLanguageModel(const v1::RunConfig& config,
 absl::StatusOr<model::Decoder> Load(const v1::RunConfig& config) {
   tensor::StartComputeThreads(config.learner().threads(), tensor::ModelThread::kMain);
   ROLLCALL_RETURN_IF_ERROR(model::ChooseKernels(config.kernels()));
-  return LoadLanguageModel(config, config.model().path());
+  ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder,
+                            LoadLanguageModel(config, config.model().path()));
+  decoder.SetActivationCheckpointing(config.learner().activation_checkpointing());
+  return decoder;
 }
 
 // The config.json of a value model with the body of the language model that `json` describes.
@@ -105,6 +108,7 @@ absl::StatusOr<TrainerCompanions> LoadAll(const v1::RunConfig& config,
   if (algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_CRITIC) {
     ROLLCALL_ASSIGN_OR_RETURN(companions.critic, LoadCritic(config));
     ROLLCALL_RETURN_IF_ERROR(check(*companions.critic, "learner.critic.path"));
+    companions.critic->SetActivationCheckpointing(config.learner().activation_checkpointing());
   }
   if (config::AsksReference(algorithm) && algorithm.reference_refresh_steps() > 0) {
     const std::string& own = config.reference().model_path();

@@ -49,8 +49,8 @@ struct PackArgs {
 
 // c[i, j] (+)= sum over p of a[i, p] * b[p, j], then + bias[j] where there is one: for each element
 // one chain over p if b is float32, one pair chain if it is bfloat16, starting from c when
-// accumulating. a is addressed by its two strides. b is either packed panels (b_stride 0) or
-// row-major [k, b_stride].
+// accumulating. a is addressed by its two strides. b is packed panels (b_stride 0), or row-major [k,
+// b_stride], or, transposed, row-major [n, b_stride]: a weight as it is stored.
 struct GemmArgs {
   int64_t m, n, k;
   const void* a;
@@ -64,6 +64,7 @@ struct GemmArgs {
   int64_t c_stride;
   bool accumulate;   // only with a float32 c
   const void* bias;  // [n] of b's type, or null
+  bool b_transposed = false;
 };
 
 struct GemmRange {

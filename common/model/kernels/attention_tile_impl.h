@@ -45,7 +45,6 @@ struct QueryTile {
 };
 
 ROLLCALL_INLINE int64_t RoundDown(int64_t a, int64_t b) { return a / b * b; }
-ROLLCALL_INLINE int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Lanes of keys j .. j + 15 where those outside [first, n) hold `fill`.
 ROLLCALL_INLINE Lanes LoadKeys(const float* scores, int64_t j, int64_t first, int64_t n,

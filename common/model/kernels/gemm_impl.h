@@ -1,45 +1,14 @@
 #pragma once
 
-// Matrix products: packing, and the way from a range of panels to register tiles. Included only by
-// the kernels_*.cc files.
+// Matrix products: the way from a range of panels to register tiles. Included only by the
+// kernels_*.cc files.
 
 #include "common/model/kernels/chain_tile_impl.h"
+#include "common/model/kernels/pack_impl.h"
 #include "common/model/kernels/pair_tile_impl.h"
 
 namespace rollcall::model::kernels {
 namespace {
-
-// Panels [panel][k / kPairs][32][kPairs].
-template <typename T, int64_t kPairs>
-void PackPanels(const PackArgs& args, int64_t panel_begin, int64_t panel_end) {
-  const T* w = static_cast<const T*>(args.w);
-  const int64_t padded = RoundUp(args.k, kPairs);
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    T* out = static_cast<T*>(args.panels) + panel * padded * kPanelWidth;
-    const int64_t columns = Min(kPanelWidth, args.n - panel * kPanelWidth);
-    const T* in = w + panel * kPanelWidth * args.k;
-    // Sixteen elements of every row at a time: a cache line is read once even where the rows' lines
-    // collide.
-    for (int64_t p = 0; p < padded; p += kLanes) {
-      const int64_t depth = Min(kLanes, padded - p), known = Min(kLanes, args.k - p);
-      T* const rows = out + p * kPanelWidth;
-      for (int64_t j = 0; j < kPanelWidth; ++j) {
-        T* to = rows + j * kPairs;
-        for (int64_t i = 0; i < depth; ++i) {
-          to[i / kPairs * kPairs * kPanelWidth + i % kPairs] =
-              j < columns && i < known ? in[j * args.k + p + i] : T{};
-        }
-      }
-    }
-  }
-}
-
-void Pack(const PackArgs& args, int64_t panel_begin, int64_t panel_end) {
-  if (args.type == Element::kFloat32) {
-    return PackPanels<float, 1>(args, panel_begin, panel_end);
-  }
-  PackPanels<uint16_t, 2>(args, panel_begin, panel_end);
-}
 
 // The part of a product that one pass reads: rows of a from `row` on, depth steps from `begin` on.
 struct Block {
@@ -77,15 +46,8 @@ struct ChainScheme {
   static FloatRows Rows(const GemmArgs& g, const Block& block, float* buffer) {
     return WidenRows(g, block, buffer);
   }
-  static void CopyPanel(const float* b, int64_t b_stride, int64_t depth, int64_t columns,
-                        float* out) {
-    for (int64_t p = 0; p < depth; ++p, b += b_stride, out += kPanelWidth) {
-      StoreLanes(out, LoadLanes(b, columns, 0.0f));
-      StoreLanes(out + kLanes, LoadLanes(b + kLanes, columns - kLanes, 0.0f));
-    }
-  }
-  static void Multiply(int64_t rows, int64_t depth, const FloatRows& a, const float* b, float* c,
-                       bool accumulate) {
+  static void Multiply(int64_t rows, int64_t depth, const FloatRows& a, const float* b,
+                       const float* /*next*/, float* c, bool accumulate) {
     BlockGemm(rows, kPanelWidth, depth, a.data, a.row_stride, a.depth_stride, b, kPanelWidth, c,
               kPanelWidth, accumulate);
   }
@@ -97,33 +59,22 @@ struct PairScheme {
   static FloatRows Rows(const GemmArgs& g, const Block& block, float* buffer) {
     return WidenRows(g, block, buffer);
   }
-  // Interleaves two rows of b at a time; past an odd depth stand zeros.
-  static void CopyPanel(const uint16_t* b, int64_t b_stride, int64_t depth, int64_t columns,
-                        uint16_t* out) {
-    for (int64_t p = 0; p < depth; p += 2, b += 2 * b_stride, out += 2 * kPanelWidth) {
-      const int64_t odd_columns = p + 1 < depth ? columns : 0;
-      for (int64_t j = 0; j < kPanelWidth; j += kLanes) {
-        const Lanes even = LoadLanes(b + j, columns - j, 0.0f);
-        const Lanes odd =
-            LoadLanes(b + (odd_columns > j ? b_stride + j : 0), odd_columns - j, 0.0f);
-        float* to = reinterpret_cast<float*>(out + 2 * j);
-        ROLLCALL_EACH_PART(i) {
-          const VecU pair = (VecU)odd.part[i] | ((VecU)even.part[i] >> 16);
-          Store(to + i * kWidth, (Vec)pair);
-        }
-      }
-    }
-  }
   template <typename Rows>
-  static void Multiply(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b, float* c,
-                       bool accumulate) {
-    PairPanel(rows, depth, a, b, c, accumulate);
+  static void Multiply(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b,
+                       const uint16_t* next, float* c, bool accumulate) {
+    PairPanel(rows, depth, a, b, next, c, accumulate);
   }
 };
 
 #if defined(__AVX512BF16__)
 // a and b bfloat16: pair chains of vdpbf16ps.
 struct DotScheme : PairScheme {
+  static void Interleave(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* out) {
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t pair = uint32_t{odd[i]} << 16 | even[i];
+      __builtin_memcpy(out + 2 * i, &pair, 4);
+    }
+  }
   // In place where a row's pairs lie together; else copied into pairs, zeros past an odd depth.
   static PairRows Rows(const GemmArgs& g, const Block& block, float* buffer) {
     const uint16_t* a = static_cast<const uint16_t*>(g.a) + block.row * g.a_row_stride +
@@ -133,6 +84,10 @@ struct DotScheme : PairScheme {
     const int64_t pair_stride = 2 * block.rows;
     for (int64_t p = 0; p < block.depth; p += 2, a += 2 * g.a_depth_stride, out += pair_stride) {
       const bool whole = p + 1 < block.depth;
+      if (whole && g.a_row_stride == 1) {
+        Interleave(a, a + g.a_depth_stride, block.rows, out);
+        continue;
+      }
       for (int64_t i = 0; i < block.rows; ++i) {
         const uint16_t* from = a + i * g.a_row_stride;
         out[2 * i] = from[0];
@@ -175,10 +130,11 @@ void LoadAccumulators(const GemmArgs& g, const GemmRange& range, int64_t panel, 
   }
 }
 
-// A range of few rows reads each panel once: no need to come back to it before the depth's end.
+// Few rows take all of the depth that the buffer for a has room for: each panel is then read from
+// its beginning to its end.
 int64_t DepthBlock(const GemmArgs& g, int64_t rows) {
-  return g.b_stride != 0 || rows > kPairRows ? kDepthBlock
-                                             : kRowBlock * kDepthBlock / kPairRows / 2 * 2;
+  if (g.b_stride != 0) return kDepthBlock;
+  return kRowBlock * kDepthBlock / Max(rows, 1) / 2 * 2;
 }
 
 template <typename Scheme>
@@ -201,14 +157,21 @@ __attribute__((noinline)) void GemmBy(const GemmArgs& g, const GemmRange& range,
     const Block block{range.row_begin, rows, begin, Min(most_depth, g.k - begin)};
     const auto a = Scheme::Rows(g, block, a_buffer);
     for (int64_t panel = range.panel_begin; panel < range.panel_end; ++panel) {
-      const B* from = b + panel * PanelElements(g.b_type, g.k) + begin * kPanelWidth;
-      if (g.b_stride != 0) {
-        Scheme::CopyPanel(b + begin * g.b_stride + panel * kPanelWidth, g.b_stride, block.depth,
-                          Min(kPanelWidth, g.n - panel * kPanelWidth), b_buffer);
-        from = b_buffer;
+      const int64_t columns = Min(kPanelWidth, g.n - panel * kPanelWidth);
+      const B* from = b_buffer;
+      const B* next = b_buffer;
+      if (g.b_stride == 0) {
+        from = b + panel * PanelElements(g.b_type, g.k) + begin * kPanelWidth;
+        next = panel + 1 < range.panel_end ? from + PanelElements(g.b_type, g.k) : from;
+      } else if (g.b_transposed) {
+        PackColumns(b + panel * kPanelWidth * g.b_stride + begin, g.b_stride, columns, block.depth,
+                    b_buffer);
+      } else {
+        PackSteps(b + begin * g.b_stride + panel * kPanelWidth, g.b_stride, columns, block.depth,
+                  b_buffer);
       }
-      Scheme::Multiply(rows, block.depth, a, from, acc + (panel - range.panel_begin) * panel_floats,
-                       begin > 0 || g.accumulate);
+      Scheme::Multiply(rows, block.depth, a, from, next,
+                       acc + (panel - range.panel_begin) * panel_floats, begin > 0 || g.accumulate);
     }
   }
   for (int64_t panel = range.panel_begin; panel < range.panel_end; ++panel) {

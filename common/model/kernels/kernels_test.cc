@@ -242,6 +242,32 @@ TEST(GemmTest, Bfloat16ElementsArePairChains) {
   }
 }
 
+// A weight as it is stored gives the bits of its panels.
+TEST(GemmTest, ATransposedBIsPackedOnTheWay) {
+  for (const GemmCase& size : kGemmCases) {
+    const auto& [m, n, k] = size;
+    const std::vector<uint16_t> x = Bfloats(Normals(m * k, 1)), w = Bfloats(Normals(n * k, 2));
+    const std::vector<float> wide_x = Normals(m * k, 1), wide_w = Normals(n * k, 2);
+    for (const InstructionSet set : kInstructionSets) {
+      const KernelTable* table = KernelsFor(set);
+      if (table == nullptr) continue;
+      SCOPED_TRACE(::testing::Message()
+                   << table->instruction_set << " " << m << " " << n << " " << k);
+      std::vector<float> y(m * n);
+      RunGemm(*table, {m, n, k, x.data(), Element::kBFloat16, k, 1, w.data(), Element::kBFloat16, k,
+                       y.data(), Element::kFloat32, n, false, nullptr, true});
+      EXPECT_TRUE(SameBits(y, PackAndMultiply(*table, size, x, w)));
+      std::vector<float> panels(PanelCount(n) * PanelElements(Element::kFloat32, k)), packed(m * n);
+      table->pack({wide_w.data(), Element::kFloat32, n, k, panels.data()}, 0, PanelCount(n));
+      RunGemm(*table, {m, n, k, wide_x.data(), Element::kFloat32, k, 1, panels.data(),
+                       Element::kFloat32, 0, packed.data(), Element::kFloat32, n, false});
+      RunGemm(*table, {m, n, k, wide_x.data(), Element::kFloat32, k, 1, wide_w.data(),
+                       Element::kFloat32, k, y.data(), Element::kFloat32, n, false, nullptr, true});
+      EXPECT_TRUE(SameBits(y, packed));
+    }
+  }
+}
+
 // What a row gives must not depend on how many rows are beside it: every height of a tile, and one
 // depth block or several.
 TEST(GemmTest, ARowIsTheSameInEveryBatch) {

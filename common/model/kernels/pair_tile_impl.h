@@ -59,6 +59,12 @@ ROLLCALL_INLINE PairVectors LoadPairs(const uint16_t* b) {
   return {(Vec)(bits << 16), (Vec)(bits & 0xffff0000u)};
 }
 
+// The two cache lines of one pair of depth steps, towards the second level cache.
+ROLLCALL_INLINE void FetchPairs(const uint16_t* b) {
+  __builtin_prefetch(b, 0, 2);
+  __builtin_prefetch(b + kPanelWidth, 0, 2);
+}
+
 // One pair of depth steps; without the odd one where `kWhole` is false.
 template <int kRows, bool kWhole>
 ROLLCALL_INLINE void PairStep(const float* a, int64_t row_stride, int64_t depth_stride,
@@ -77,11 +83,15 @@ ROLLCALL_INLINE void PairStep(const float* a, int64_t row_stride, int64_t depth_
   }
 }
 
+// `ahead` is what will be read next of b, brought near as b is read; b itself where there is nothing
+// to bring.
 template <int kRows>
 ROLLCALL_INLINE void MultiplyPairs(int64_t depth, const FloatRows& a, const uint16_t* b,
-                                   Vec (&acc)[kRows][kPairVectors]) {
+                                   const uint16_t* ahead, Vec (&acc)[kRows][kPairVectors]) {
   const float* at = a.data;
+  const int64_t distance = ahead - b;
   for (int64_t p = 0; p + 1 < depth; p += 2) {
+    FetchPairs(b + distance);
     PairStep<kRows, true>(at, a.row_stride, a.depth_stride, b, acc);
     at += 2 * a.depth_stride;
     b += 2 * kPanelWidth;
@@ -105,9 +115,11 @@ ROLLCALL_INLINE Vec DotPairs(VecU a, VecU b, Vec acc) {
 
 template <int kRows>
 ROLLCALL_INLINE void MultiplyPairs(int64_t depth, const PairRows& a, const uint16_t* b,
-                                   Vec (&acc)[kRows][kPairVectors]) {
+                                   const uint16_t* ahead, Vec (&acc)[kRows][kPairVectors]) {
   const uint16_t* at = a.data;
+  const int64_t distance = ahead - b;
   for (int64_t p = 0; p < depth; p += 2) {
+    FetchPairs(b + distance);
     VecU pairs[kPairVectors];
 #pragma GCC unroll 2
     for (int j = 0; j < kPairVectors; ++j) pairs[j] = LoadPairBits(b + j * 2 * kWidth);
@@ -127,7 +139,8 @@ ROLLCALL_INLINE void MultiplyPairs(int64_t depth, const PairRows& a, const uint1
 
 // kRows rows of c: [rows][kPanelWidth], one panel of b.
 template <int kRows, typename Rows>
-void PairTile(int64_t depth, const Rows& a, const uint16_t* b, float* c, bool accumulate) {
+void PairTile(int64_t depth, const Rows& a, const uint16_t* b, const uint16_t* ahead, float* c,
+              bool accumulate) {
   for (int64_t column = 0; column < kPanelWidth; column += kPairVectors * kWidth) {
     Vec acc[kRows][kPairVectors];
 #pragma GCC unroll 12
@@ -137,7 +150,7 @@ void PairTile(int64_t depth, const Rows& a, const uint16_t* b, float* c, bool ac
         acc[i][j] = accumulate ? Load(c + i * kPanelWidth + column + j * kWidth) : Vec{};
       }
     }
-    MultiplyPairs<kRows>(depth, a, b + 2 * column, acc);
+    MultiplyPairs<kRows>(depth, a, b + 2 * column, ahead + 2 * column, acc);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
@@ -150,21 +163,25 @@ void PairTile(int64_t depth, const Rows& a, const uint16_t* b, float* c, bool ac
 
 template <int kRows, typename Rows>
 ROLLCALL_INLINE void PairTileOf(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b,
-                                float* c, bool accumulate) {
+                                const uint16_t* ahead, float* c, bool accumulate) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return PairTileOf<kRows - 1>(rows, depth, a, b, c, accumulate);
+    if (rows < kRows) return PairTileOf<kRows - 1>(rows, depth, a, b, ahead, c, accumulate);
   }
-  PairTile<kRows>(depth, a, b, c, accumulate);
+  PairTile<kRows>(depth, a, b, ahead, c, accumulate);
 }
 
-// c: [rows][kPanelWidth] (+)= a times one panel, in tiles of about equal height.
+// c: [rows][kPanelWidth] (+)= a times one panel, in tiles of about equal height. Only the first of
+// several tiles reads the panel from far; the last has time to bring `next`, the panel after it,
+// nearer.
 template <typename Rows>
-void PairPanel(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b, float* c,
-               bool accumulate) {
+void PairPanel(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b, const uint16_t* next,
+               float* c, bool accumulate) {
   int64_t tiles = CeilDiv(rows, kPairRows);
+  const bool several = tiles > 1;
   for (int64_t row = 0; tiles > 0; --tiles) {
     const int64_t count = CeilDiv(rows - row, tiles);
-    PairTileOf<kPairRows>(count, depth, a.From(row), b, c + row * kPanelWidth, accumulate);
+    PairTileOf<kPairRows>(count, depth, a.From(row), b, several && tiles == 1 ? next : b,
+                          c + row * kPanelWidth, accumulate);
     row += count;
   }
 }

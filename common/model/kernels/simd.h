@@ -36,6 +36,7 @@ using UnalignedVecH = uint16_t __attribute__((vector_size(kWidth * 2), aligned(2
 #define ROLLCALL_INLINE inline __attribute__((always_inline))
 
 ROLLCALL_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+ROLLCALL_INLINE int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 ROLLCALL_INLINE Vec Splat(float x) { return Vec{} + x; }
 
