@@ -429,6 +429,9 @@ absl::Status Learner::Finish(bool completed) {
   control_->SetPhase(v1::LEARNER_PHASE_SAVING);
   ROLLCALL_RETURN_IF_ERROR(CheckNotFenced());
   ROLLCALL_RETURN_IF_ERROR(trainer_->ExportModel(run_dir_ + "/final"));
+  if (trainer_->critic() != nullptr) {
+    ROLLCALL_RETURN_IF_ERROR(trainer_->ExportCritic(run_dir_ + "/final_critic"));
+  }
   LogInfo("training finished", {{"steps", trainer_->step()}, {"model", run_dir_ + "/final"}});
   return absl::OkStatus();
 }

@@ -37,8 +37,9 @@ namespace rollcall::learner {
 //
 // The run folder holds
 //   config.yaml  lineage  metrics.jsonl  rollouts/lineage-NNNNNN.rec  checkpoints/step-NNNNNNNN/
-//   final/
-// and is all that a later start needs. `final` appears, whole, when the last step is done.
+//   final/  final_critic/
+// and is all that a later start needs. `final` appears, whole, when the last step is done,
+// and `final_critic` with it where the objective has one.
 //
 // Run and everything it calls belong to the training thread.
 class Learner {

@@ -60,6 +60,11 @@ class PresetTest(harness.EndToEndTest):
         checkpoint = sorted((self.folder / "ppo" / "checkpoints").glob("step-*"))[-1]
         self.assertTrue((checkpoint / "critic.safetensors").exists())
         self.kill_and_resume("ppo")
+        # What was learned is where a later run's critic can start.
+        self.train("later", "learner.steps=1", *PRESETS["ppo"],
+                   f"learner.critic.path={self.folder / 'ppo' / 'final_critic'}")
+        first, later = rows[0], [row for row in self.metrics("later") if "reward/mean" in row][0]
+        self.assertNotEqual(first["value_mean"], later["value_mean"])
 
     def test_remax_compares_with_the_greedy_completion(self):
         self.run_preset("remax")

@@ -100,6 +100,8 @@ class Trainer {
   // Writes the model (Hugging Face layout, with the tokenizer files of model.path) to `folder`,
   // complete or not at all.
   absl::Status ExportModel(const std::string& folder) const;
+  // The same for the critic, which there must be: a value model that learner.critic.path may name.
+  absl::Status ExportCritic(const std::string& folder) const;
 
   // Writes all that a later LoadState needs into `folder`, which exists: model/,
   // optimizer.safetensors and the ExtraStateFiles. The caller makes the folder appear as a whole (CheckpointStore).

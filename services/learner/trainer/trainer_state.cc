@@ -64,6 +64,13 @@ absl::Status Trainer::ExportModel(const std::string& folder) const {
   });
 }
 
+absl::Status Trainer::ExportCritic(const std::string& folder) const {
+  if (critic_ == nullptr) return absl::FailedPreconditionError("the objective has no critic");
+  return tensor::TorchCall([&]() -> absl::Status {
+    return checkpoint::WriteHfFolder(folder, ModelSpec(critic_->decoder(), config_));
+  });
+}
+
 absl::Status Trainer::SaveState(const std::string& folder) const {
   return tensor::TorchCall([&]() -> absl::Status {
     ROLLCALL_RETURN_IF_ERROR(MakeDirectories(ModelFolder(folder)));
