@@ -25,6 +25,8 @@ class FileDescriptor {
 
   bool is_open() const { return descriptor_ >= 0; }
   int get() const { return descriptor_; }
+  // Hands the descriptor over to the caller.
+  int Release() { return std::exchange(descriptor_, -1); }
 
   void Close() {
     if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));

@@ -203,6 +203,27 @@ void CheckRun(const v1::RunConfig& config, Violations* found) {
   if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
 }
 
+void CheckSecurity(const v1::SecuritySection& security, Violations* found) {
+  const bool all = !security.certificate().empty() && !security.private_key().empty() &&
+                   !security.trust_roots().empty();
+  const bool none = security.certificate().empty() && security.private_key().empty() &&
+                    security.trust_roots().empty();
+  if (!all && !none) {
+    found->Add("security", "certificate, private_key and trust_roots are needed together");
+  }
+  if (!security.admin_listen().empty()) {
+    CheckAddress("security.admin_listen", security.admin_listen(), found);
+  }
+  for (int i = 0; i < security.allow_size(); ++i) {
+    const std::string& method = security.allow(i).method();
+    const size_t slash = method.find('/');
+    if (slash == std::string::npos || slash == 0 || slash + 1 == method.size()) {
+      found->Add(absl::StrCat("security.allow[", i, "].method"),
+                 "expected package.Service/Method or package.Service/*, got \"", method, "\"");
+    }
+  }
+}
+
 // Top-level sections whose required fields the role needs; empty: all.
 std::vector<std::string_view> RequiredSections(Role role) {
   switch (role) {
@@ -210,12 +231,12 @@ std::vector<std::string_view> RequiredSections(Role role) {
     case Role::kLearner:
       return {};
     case Role::kGenerator:
-      return {"model", "generator"};
+      return {"model", "generator", "security"};
     case Role::kReward:
     case Role::kRewardModel:
-      return {"reward"};
+      return {"reward", "security"};
     case Role::kReference:
-      return {"model", "reference"};
+      return {"model", "reference", "security"};
   }
   return {};
 }
@@ -239,6 +260,7 @@ absl::Status FillPresetCells(const Origins& origins, v1::AlgorithmSection* algor
 
 std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
   Violations found;
+  CheckSecurity(config.security(), &found);
   switch (role) {
     case Role::kRun:
     case Role::kLearner:

@@ -1,7 +1,7 @@
 #include "common/metrics/exposer.h"
 
+#include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
-#include <prometheus/registry.h>
 
 #include <exception>
 
@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Exposer>> Exposer::Start(const Registry& registry
     return absl::UnavailableError(
         absl::StrCat("cannot serve metrics at ", address, ": ", error.what()));
   }
-  exposer->exposer_->RegisterCollectable(registry.registry_);
+  exposer->exposer_->RegisterCollectable(registry.collectable());
   exposer->bound_address_ = absl::StrCat(host, ":", exposer->exposer_->GetListeningPorts().front());
   return exposer;
 }

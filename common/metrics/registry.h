@@ -4,6 +4,7 @@
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,8 +12,9 @@
 #include <vector>
 
 namespace prometheus {
+class Collectable;
 class Registry;
-}
+}  // namespace prometheus
 
 namespace rollcall::metrics {
 
@@ -48,6 +50,11 @@ class Registry {
   Histogram& AddHistogram(const std::string& name, const std::string& help,
                           const std::vector<double>& bounds, const Labels& labels = {});
 
+  // A gauge whose value is asked for at each scrape, from the scraper's thread; `value` lives as
+  // long as the registry.
+  void AddComputedGauge(const std::string& name, const std::string& help,
+                        std::function<double()> value);
+
   // Adds rollcall_build_info{service, version, build_type} = 1.
   void AddBuildInfo(std::string_view service);
 
@@ -57,7 +64,12 @@ class Registry {
  private:
   friend class Exposer;
 
-  std::shared_ptr<prometheus::Registry> registry_;
+  // registry_ and the computed gauges.
+  std::shared_ptr<prometheus::Collectable> collectable() const;
+
+  class Everything;
+  const std::shared_ptr<prometheus::Registry> registry_;
+  const std::shared_ptr<Everything> everything_;
 };
 
 // Bucket bounds that suit latencies of calls: 1 ms to about 2 minutes, each twice the one before.

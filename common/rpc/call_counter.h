@@ -5,6 +5,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/metrics/registry.h"
 
 namespace grpc {
 class ServerBuilder;
@@ -16,8 +17,10 @@ namespace rollcall::rpc {
 // a drain waits for the former, and ends the latter as soon as it is alone with them. Thread-safe.
 class CallCounter {
  public:
-  // Counts the calls of the server that `builder` is about to make.
-  static std::shared_ptr<CallCounter> Install(grpc::ServerBuilder* builder);
+  // Counts the calls of the server that `builder` is about to make, and exports them where
+  // `metrics` is given.
+  static std::shared_ptr<CallCounter> Install(grpc::ServerBuilder* builder,
+                                              metrics::Registry* metrics = nullptr);
 
   void Enter() ABSL_LOCKS_EXCLUDED(mutex_);
   void Leave() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -60,6 +60,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(std::string_view address,
     return absl::InvalidArgumentError(
         absl::StrCat("address \"", parsed.ToString(), "\": port 0 cannot be connected to"));
   }
+  const bool tls = options.security.UsesTls(parsed);
+  if (!tls) ROLLCALL_RETURN_IF_ERROR(options.security.CheckPlaintext(parsed));
   ROLLCALL_ASSIGN_OR_RETURN(const std::string config, RetryServiceConfig(options.retry_methods));
   grpc::ChannelArguments arguments;
   if (!config.empty()) arguments.SetServiceConfigJSON(config);
@@ -74,8 +76,10 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(std::string_view address,
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, Milliseconds(kReconnectBackoffMax));
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-  return grpc::CreateCustomChannel(parsed.ToString(), grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(
+      parsed.ToString(),
+      tls ? options.security.identity->ForChannel() : grpc::InsecureChannelCredentials(),
+      arguments);
 }
 
 absl::Status WaitForReady(const std::shared_ptr<grpc::Channel>& channel, absl::Time deadline,

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/rpc/limits.h"
+#include "common/rpc/security.h"
 
 namespace grpc {
 class Channel;
@@ -24,7 +25,8 @@ struct ChannelOptions {
   // Methods that may be sent again after UNAVAILABLE, "rollcall.v1.LogProb/Score" each: only those
   // that the contract calls idempotent. Every other call is sent once (gRPC repeats a call only
   // where the server has provably not seen it).
-  std::vector<std::string> retry_methods;
+  std::vector<std::string> retry_methods = {};
+  Security security = {};
   int max_receive_bytes = kMaxMessageBytes;
   int max_send_bytes = kMaxMessageBytes;
   absl::Duration keepalive_time = kKeepaliveTime;
@@ -33,7 +35,8 @@ struct ChannelOptions {
 
 // A channel to "unix:/path" or "host:port". Connects in the background, again and again; never
 // blocks. A deadline is the caller's duty on every call. Proxies of the environment are not used.
-// INVALID_ARGUMENT: a malformed address or method.
+// TCP is mutual TLS where `security` has an identity. INVALID_ARGUMENT: a malformed address or
+// method; FAILED_PRECONDITION: plain text to another machine, which nobody has allowed.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(std::string_view address,
                                                        const ChannelOptions& options = {});
 

@@ -1,7 +1,9 @@
 #include "common/rpc/server.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/channel_arguments.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 
 #include "absl/time/clock.h"
 #include "common/base/file.h"
+#include "common/rpc/admin_server.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/health.h"
 #include "common/rpc/test_service.h"
@@ -108,9 +111,9 @@ TEST_F(ServerTest, HealthFollowsSetServing) {
             absl::StatusCode::kNotFound);
 }
 
-TEST_F(ServerTest, ReflectionListsTheService) {
-  auto server = StartServer();
-  grpc::GenericStub stub(Connect(address_).value());
+// What reflection answers at the address to "list the services"; empty where it is refused.
+std::string ListServices(const std::string& address) {
+  grpc::GenericStub stub(Connect(address).value());
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(Soon()));
   struct Reactor : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
@@ -137,8 +140,80 @@ TEST_F(ServerTest, ReflectionListsTheService) {
   reactor.StartRead(&reactor.answer);
   reactor.StartWrite(&request);
   reactor.done.WaitForNotification();
-  EXPECT_THAT(reactor.text, HasSubstr("rollcall.v1.LogProb"));
-  EXPECT_THAT(reactor.text, HasSubstr("grpc.health.v1.Health"));
+  return reactor.text;
+}
+
+TEST_F(ServerTest, ReflectionIsOnTheAdminPortAlone) {
+  auto server = StartServer({.address = "127.0.0.1:0"});
+  auto admin = AdminServer::Start("127.0.0.1:0", "reference").value();
+  EXPECT_EQ(ListServices(server->bound_address()), "");
+  const std::string listed = ListServices(admin->bound_address());
+  EXPECT_THAT(listed, HasSubstr("rollcall.v1.LogProb"));
+  EXPECT_THAT(listed, HasSubstr("grpc.health.v1.Health"));
+  EXPECT_THAT(listed, testing::Not(HasSubstr("rollcall.v1.Weights")));
+  EXPECT_EQ(Score(admin->bound_address()).code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(ServerTest, AdminHealthFollowsSetServing) {
+  auto admin = AdminServer::Start(address_, "reference").value();
+  auto channel = Connect(address_).value();
+  ASSERT_TRUE(WaitForReady(channel, Soon()).ok());
+  EXPECT_EQ(CheckHealth(channel, "", Soon()).value(), false);
+  EXPECT_EQ(CheckHealth(channel, "live", Soon()).value(), true);
+  admin->SetServing(true);
+  EXPECT_EQ(CheckHealth(channel, "", Soon()).value(), true);
+}
+
+TEST_F(ServerTest, ConnectionsBeyondTheLimitAreClosedAndMakeRoom) {
+  metrics::Registry metrics;
+  auto server = StartServer({.address = "127.0.0.1:0", .metrics = &metrics, .max_connections = 2});
+  auto open = [&] {
+    grpc::ChannelArguments own;
+    own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return grpc::CreateCustomChannel(server->bound_address(), grpc::InsecureChannelCredentials(),
+                                     own);
+  };
+  auto first = open();
+  auto second = open();
+  ASSERT_TRUE(WaitForReady(first, Soon()).ok());
+  ASSERT_TRUE(WaitForReady(second, Soon()).ok());
+  auto third = open();
+  EXPECT_FALSE(CheckHealth(third, "", Soon()).ok());
+  EXPECT_THAT(metrics.Text(), testing::Not(HasSubstr("rollcall_connections_refused_total 0")));
+  first.reset();
+  // The third comes in once the first is gone.
+  EXPECT_TRUE(WaitForReady(third, Soon()).ok());
+  EXPECT_TRUE(CheckHealth(second, "", Soon()).value());
+}
+
+TEST_F(ServerTest, CallsAreCountedByMethodAndStatus) {
+  metrics::Registry metrics;
+  service_.answer = [](int attempt) {
+    return attempt == 1 ? absl::OkStatus() : absl::InvalidArgumentError("no");
+  };
+  auto server = StartServer({.metrics = &metrics});
+  EXPECT_TRUE(Score(address_).ok());
+  EXPECT_EQ(Score(address_).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(server->Drain(Soon()).ok());
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("rollcall_rpc_server_calls_total{code=\"OK\",method=\"rollcall.v1."
+                              "LogProb/Score\"} 1"));
+  EXPECT_THAT(text, HasSubstr("rollcall_rpc_server_calls_total{code=\"INVALID_ARGUMENT\",method="
+                              "\"rollcall.v1.LogProb/Score\"} 1"));
+  EXPECT_THAT(text, HasSubstr("rollcall_rpc_server_seconds_count{method=\"rollcall.v1.LogProb/"
+                              "Score\"} 2"));
+}
+
+TEST_F(ServerTest, PlainTextStaysOnThisMachine) {
+  TestService other;
+  const absl::Status refused = Server::Start({.address = "0.0.0.0:0"}, {&other}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("security.insecure"));
+  EXPECT_EQ(Connect("generator.example:7401").status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(Connect("generator.example:7401", {.security = {.insecure = true}}).ok());
+  EXPECT_TRUE(
+      Server::Start({.address = "0.0.0.0:0", .security = {.insecure = true}}, {&other}).ok());
 }
 
 TEST_F(ServerTest, MessagesUpToTheLimitPass) {

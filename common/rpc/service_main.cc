@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -17,6 +18,7 @@
 #include "common/base/logging.h"
 #include "common/base/status.h"
 #include "common/metrics/exposer.h"
+#include "common/rpc/admin_server.h"
 #include "common/rpc/server.h"
 
 namespace rollcall::rpc {
@@ -27,6 +29,7 @@ struct Flags {
   std::vector<std::string> sets;
   std::optional<std::string> listen;
   std::optional<std::string> metrics_listen;
+  std::optional<std::string> admin_listen;
   std::string log_level = "info";
 };
 
@@ -48,6 +51,9 @@ std::optional<int> ParseFlags(int argc, char** argv, const ServiceSpec& spec, Fl
   app.add_option("--metrics-listen", flags->metrics_listen,
                  absl::StrCat("Address of /metrics, host:port, or \"\" for none; default: ",
                               section, "metrics_listen"));
+  app.add_option("--admin-listen", flags->admin_listen,
+                 "Address of health and reflection in plain text, host:port or unix:/path, or \"\" "
+                 "for none; default: security.admin_listen");
   app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
@@ -85,7 +91,8 @@ Endpoints ConfiguredEndpoints(const v1::RunConfig& config, const ServiceSpec& sp
 Endpoints EndpointsOf(const v1::RunConfig& config, const ServiceSpec& spec, const Flags& flags) {
   const Endpoints configured = ConfiguredEndpoints(config, spec);
   return {flags.listen.value_or(configured.listen),
-          flags.metrics_listen.value_or(configured.metrics_listen)};
+          flags.metrics_listen.value_or(configured.metrics_listen),
+          flags.admin_listen.value_or(config.security().admin_listen())};
 }
 
 // gRPC's own complaints in our format.
@@ -97,24 +104,31 @@ void LogFromGrpc(gpr_log_func_args* args) {
   }
 }
 
-// Holds what the service last reported, and hands it to the server while there is one.
+// Holds what the service last reported, and hands it to the servers while there are some.
 class HealthSwitch {
  public:
   void Report(bool serving) {
     absl::MutexLock lock(&mutex_);
     serving_ = serving;
-    if (server_ != nullptr) server_->SetServing(serving);
+    Tell();
   }
-  void Attach(Server* server) {
+  void Attach(Server* server, AdminServer* admin) {
     absl::MutexLock lock(&mutex_);
     server_ = server;
-    if (server_ != nullptr) server_->SetServing(serving_);
+    admin_ = admin;
+    Tell();
   }
 
  private:
+  void Tell() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (server_ != nullptr) server_->SetServing(serving_);
+    if (admin_ != nullptr) admin_->SetServing(serving_);
+  }
+
   absl::Mutex mutex_;
   bool serving_ ABSL_GUARDED_BY(mutex_) = true;
   Server* server_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  AdminServer* admin_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
 // The life of one service, from its creation to its end.
@@ -127,6 +141,8 @@ class Host {
   // INVALID_ARGUMENT when the configuration is at fault.
   absl::Status Create() {
     metrics_.AddBuildInfo(spec_.name);
+    ROLLCALL_ASSIGN_OR_RETURN(security_, Security::FromConfig(config_.security()));
+    ExportSecurity();
     ROLLCALL_ASSIGN_OR_RETURN(exposer_,
                               metrics::Exposer::Start(metrics_, endpoints_.metrics_listen));
     auto health = health_;
@@ -135,27 +151,35 @@ class Host {
         spec_.create({.config = config_,
                       .metrics = metrics_,
                       .shutdown = shutdown_,
-                      .report_health = [health](bool serving) { health->Report(serving); }}));
+                      .report_health = [health](bool serving) { health->Report(serving); },
+                      .security = security_}));
     return absl::OkStatus();
   }
 
   absl::Status Start() {
+    // Before the service loads, which may take minutes: probes see that the process lives.
+    if (!endpoints_.admin_listen.empty()) {
+      ROLLCALL_ASSIGN_OR_RETURN(admin_, AdminServer::Start(endpoints_.admin_listen, spec_.name));
+    }
     ROLLCALL_RETURN_IF_ERROR(service_->Start());
-    absl::StatusOr<std::unique_ptr<Server>> server =
-        Server::Start({.address = endpoints_.listen,
-                       .serving = false,
-                       .max_receive_bytes = spec_.max_message_bytes,
-                       .max_send_bytes = spec_.max_message_bytes},
-                      service_->services());
+    ServerOptions options = ServerOptionsOf(config_.security(), security_);
+    options.address = endpoints_.listen;
+    options.service = spec_.name;
+    options.metrics = &metrics_;
+    options.serving = false;
+    options.max_receive_bytes = options.max_send_bytes = spec_.max_message_bytes;
+    absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options, service_->services());
     if (!server.ok()) {
       service_->CloseIntake();
       service_->Drain(absl::Now()).IgnoreError();
       return server.status();
     }
     server_ = *std::move(server);
-    health_->Attach(server_.get());
-    LogInfo("serving",
-            {{"address", server_->bound_address()}, {"metrics", exposer_->bound_address()}});
+    health_->Attach(server_.get(), admin_.get());
+    LogInfo("serving", {{"address", server_->bound_address()},
+                        {"metrics", exposer_->bound_address()},
+                        {"admin", admin_ == nullptr ? "" : admin_->bound_address()},
+                        {"tls", security_.identity != nullptr}});
     return absl::OkStatus();
   }
 
@@ -163,7 +187,7 @@ class Host {
   absl::Status Drain() {
     const absl::Time deadline = absl::Now() + absl::Seconds(config_.rpc().drain_timeout());
     health_->Report(false);
-    health_->Attach(nullptr);
+    health_->Attach(nullptr, nullptr);
     service_->CloseIntake();
     const absl::Status service = Annotate(service_->Drain(deadline), "service");
     const absl::Status server = Annotate(server_->Drain(deadline), "server");
@@ -171,6 +195,25 @@ class Host {
   }
 
  private:
+  void ExportSecurity() {
+    metrics_
+        .AddGauge("rollcall_insecure",
+                  "1 where security.insecure allows plain text to other machines, else 0.")
+        .Set(security_.insecure ? 1 : 0);
+    if (security_.insecure) {
+      LogWarning(
+          "security.insecure: plain text to and from other machines is allowed; whoever "
+          "reaches a port may use it");
+    }
+    if (security_.identity == nullptr) return;
+    metrics_.AddComputedGauge(
+        "rollcall_certificate_expiry_timestamp_seconds",
+        "Unix time at which the certificate in the file ends; 0 when it cannot be read.",
+        [identity = security_.identity] {
+          return std::max(0.0, static_cast<double>(absl::ToUnixSeconds(identity->Expiry())));
+        });
+  }
+
   const ServiceSpec& spec_;
   const v1::RunConfig& config_;
   const Endpoints endpoints_;
@@ -179,7 +222,9 @@ class Host {
 
   // Destroyed from the last to the first: the server before what it serves.
   metrics::Registry metrics_;
+  Security security_;
   std::unique_ptr<metrics::Exposer> exposer_;
+  std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<HostedService> service_;
   std::unique_ptr<Server> server_;
 };

@@ -12,6 +12,7 @@
 #include "common/config/run_config.h"
 #include "common/metrics/registry.h"
 #include "common/rpc/limits.h"
+#include "common/rpc/security.h"
 #include "rollcall/v1/config.pb.h"
 
 namespace CLI {
@@ -36,6 +37,8 @@ struct ServiceContext {
   // long loops to stop.
   Shutdown& shutdown;
   HealthReporter report_health;
+  // For the channels that it opens.
+  Security security = {};
 };
 
 // A service as its main sees it. All methods are called on the main thread, in this order, once
@@ -65,7 +68,8 @@ class HostedService {
 // Where a service listens, unless its flags say otherwise.
 struct Endpoints {
   std::string listen;
-  std::string metrics_listen;  // "": nowhere
+  std::string metrics_listen;     // "": nowhere
+  std::string admin_listen = {};  // "": nowhere; security.admin_listen
 };
 
 struct ServiceSpec {

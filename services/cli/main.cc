@@ -26,6 +26,8 @@ int main(int argc, char** argv) {
   rollcall::cli::AddRolloutsCommand(app, exit_code);
   rollcall::cli::AddConfigCommand(app, exit_code);
   rollcall::cli::AddExplainConfigCommand(app, exit_code);
+  rollcall::cli::AddCertsCommand(app, exit_code);
+  rollcall::cli::AddDeployCommand(app, exit_code);
   rollcall::cli::AddModelCommands(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -341,6 +341,7 @@ absl::Status Learner::AfterStep(const StepReport& report, StepValues values) {
 
 void Learner::Report(uint64_t step, const StepValues& values) {
   metrics_->step.Set(static_cast<double>(step));
+  metrics_->last_step_time.SetToCurrentTime();
   metrics_->SetStepValues(values);
   if (coordinator_ != nullptr) {
     LogInfo("step", {{"step", step},
@@ -396,6 +397,7 @@ absl::Status Learner::SaveCheckpoint() {
   saved_step_ = step;
   control_->SetCheckpoint(folder);
   metrics_->checkpoint_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
+  metrics_->last_checkpoint_time.SetToCurrentTime();
   LogInfo("checkpoint saved", {{"folder", folder}, {"seconds", absl::Now() - start}});
   return absl::OkStatus();
 }

@@ -30,7 +30,20 @@ struct LearnerMetrics {
                                            metrics::ExponentialBuckets(0.01, 2, 18))),
         checkpoint_seconds(registry.AddHistogram("rollcall_learner_checkpoint_seconds",
                                                  "Duration of a checkpoint.",
-                                                 metrics::ExponentialBuckets(0.01, 2, 16))) {}
+                                                 metrics::ExponentialBuckets(0.01, 2, 16))),
+        weight_sync_seconds(registry.AddHistogram("rollcall_learner_weight_sync_seconds",
+                                                  "Time to bring a version to one generator.",
+                                                  metrics::ExponentialBuckets(0.01, 2, 16))),
+        weight_sync_bytes(registry.AddCounter("rollcall_learner_weight_sync_bytes_total",
+                                              "Bytes of the versions brought to generators.")),
+        last_step_time(registry.AddGauge("rollcall_learner_last_step_timestamp_seconds",
+                                         "Unix time of the last step; at first of the start.")),
+        last_checkpoint_time(
+            registry.AddGauge("rollcall_learner_last_checkpoint_timestamp_seconds",
+                              "Unix time of the last checkpoint; at first of the start.")) {
+    last_step_time.SetToCurrentTime();
+    last_checkpoint_time.SetToCurrentTime();
+  }
 
   // issued = trained + filtered + sum of dropped + in_flight.
   void SetCounts(const v1::RolloutCounts& counts) {
@@ -86,6 +99,10 @@ struct LearnerMetrics {
   metrics::Gauge& data_rows_truncated;
   metrics::Histogram& step_seconds;
   metrics::Histogram& checkpoint_seconds;
+  metrics::Histogram& weight_sync_seconds;
+  metrics::Counter& weight_sync_bytes;
+  metrics::Gauge& last_step_time;
+  metrics::Gauge& last_checkpoint_time;
 
  private:
   metrics::Gauge& Rows(const std::string& state) {

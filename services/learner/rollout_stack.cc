@@ -39,6 +39,20 @@ absl::Status AwaitAnswer(const std::string& who, absl::Time deadline, const RunC
   }
 }
 
+absl::Status CheckAddresses(const v1::RunConfig& config, bool with_reference) {
+  if (config.generator().addresses().empty()) {
+    return absl::InvalidArgumentError("generator.addresses: needs at least one generator");
+  }
+  if (config.reward().address().empty()) {
+    return absl::InvalidArgumentError("reward.address: needs a reward service");
+  }
+  if (with_reference && config.reference().addresses().empty()) {
+    return absl::InvalidArgumentError(
+        "reference.addresses: the algorithm compares with a reference and needs at least one");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool NeedsReference(const v1::RunConfig& config) { return config::NeedsReferenceService(config); }
@@ -69,25 +83,19 @@ RolloutStack::~RolloutStack() { Stop(); }
 absl::Status RolloutStack::Connect() {
   generator_addresses_ = {config_.generator().addresses().begin(),
                           config_.generator().addresses().end()};
-  if (generator_addresses_.empty()) {
-    return absl::InvalidArgumentError("generator.addresses: needs at least one generator");
-  }
-  if (config_.reward().address().empty()) {
-    return absl::InvalidArgumentError("reward.address: needs a reward service");
-  }
-  if (with_reference_ && config_.reference().addresses().empty()) {
-    return absl::InvalidArgumentError(
-        "reference.addresses: the algorithm compares with a reference and needs at least one");
-  }
+  ROLLCALL_RETURN_IF_ERROR(CheckAddresses(config_, with_reference_));
+  rpc::ChannelOptions channel;
+  ROLLCALL_ASSIGN_OR_RETURN(channel.security, rpc::Security::FromConfig(config_.security()));
   for (const std::string& address : generator_addresses_) {
-    ROLLCALL_ASSIGN_OR_RETURN(services_.generators.emplace_back(), rpc::Connect(address));
+    ROLLCALL_ASSIGN_OR_RETURN(services_.generators.emplace_back(), rpc::Connect(address, channel));
   }
   services_.reward_address = config_.reward().address();
-  ROLLCALL_ASSIGN_OR_RETURN(services_.reward, rpc::Connect(services_.reward_address));
+  ROLLCALL_ASSIGN_OR_RETURN(services_.reward, rpc::Connect(services_.reward_address, channel));
   if (with_reference_) {
     for (const std::string& address : config_.reference().addresses()) {
       services_.reference_addresses.push_back(address);
-      ROLLCALL_ASSIGN_OR_RETURN(services_.references.emplace_back(), rpc::Connect(address));
+      ROLLCALL_ASSIGN_OR_RETURN(services_.references.emplace_back(),
+                                rpc::Connect(address, channel));
     }
   }
 
@@ -116,6 +124,10 @@ absl::Status RolloutStack::Connect() {
   if (config_.stage() == v1::STAGE_RL && config_.numerics() != v1::NUMERICS_FAST) {
     options.required_numerics = identity_.numerics;
   }
+  options.on_sent = [metrics = metrics_](absl::Duration took, uint64_t bytes) {
+    metrics->weight_sync_seconds.Observe(absl::ToDoubleSeconds(took));
+    metrics->weight_sync_bytes.Increment(static_cast<double>(bytes));
+  };
   publisher_ =
       std::make_unique<WeightPublisher>(options, generator_addresses_, services_.generators, this);
   return absl::OkStatus();

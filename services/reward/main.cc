@@ -1,6 +1,7 @@
 #include <grpcpp/channel.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,19 +31,30 @@ class HostedReward : public rpc::HostedService {
   RewardService service_;
 };
 
-absl::StatusOr<std::shared_ptr<v1::Verifier::StubInterface>> ConnectVerifier(
-    const std::string& address) {
-  ROLLCALL_ASSIGN_OR_RETURN(auto channel,
-                            rpc::Connect(address, {.max_receive_bytes = kMaxRequestBytes,
-                                                   .max_send_bytes = kMaxRequestBytes}));
-  return v1::Verifier::NewStub(channel);
+std::set<std::string> PlaintextAddresses(const v1::RewardSection& config) {
+  std::set<std::string> addresses;
+  for (const v1::VerifierConfig& verifier : config.verifiers()) {
+    if (verifier.remote().plaintext()) addresses.insert(verifier.remote().address());
+  }
+  return addresses;
 }
 
 absl::StatusOr<std::unique_ptr<rpc::HostedService>> MakeService(
     const rpc::ServiceContext& context) {
-  ROLLCALL_ASSIGN_OR_RETURN(
-      auto composition,
-      Composition::Create(context.config.reward(), ConnectVerifier, context.metrics));
+  const auto connect = [security = context.security,
+                        plaintext =
+                            PlaintextAddresses(context.config.reward())](const std::string& address)
+      -> absl::StatusOr<std::shared_ptr<v1::Verifier::StubInterface>> {
+    rpc::Security own = security;
+    if (plaintext.count(address) > 0) own.identity = nullptr;
+    ROLLCALL_ASSIGN_OR_RETURN(auto channel,
+                              rpc::Connect(address, {.security = own,
+                                                     .max_receive_bytes = kMaxRequestBytes,
+                                                     .max_send_bytes = kMaxRequestBytes}));
+    return v1::Verifier::NewStub(channel);
+  };
+  ROLLCALL_ASSIGN_OR_RETURN(auto composition,
+                            Composition::Create(context.config.reward(), connect, context.metrics));
   return std::make_unique<HostedReward>(std::move(composition), context.metrics);
 }
 

@@ -8,10 +8,9 @@ import unittest
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import tiny_model
-from harness import DEADLINE_S, await_condition, contract, scrape, start_service
+from harness import DEADLINE_S, await_condition, contract, listed_services, scrape, start_service
 
 generator, generator_grpc = contract("generator")
 identity, _ = contract("identity")
@@ -93,8 +92,7 @@ class GeneratorTest(unittest.TestCase):
         health = health_pb2_grpc.HealthStub(self.channel)
         serving = health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
         self.assertEqual(serving.status, health_pb2.HealthCheckResponse.SERVING)
-        services = ProtoReflectionDescriptorDatabase(self.channel).get_services()
-        self.assertLessEqual({"rollcall.v1.Generator", "rollcall.v1.Weights"}, set(services))
+        self.assertLessEqual({"rollcall.v1.Generator", "rollcall.v1.Weights"}, listed_services(self.process))
         page = scrape(self.metrics)
         self.assertIn("rollcall_generator_sampled_tokens_total 24", page)
         self.assertIn('rollcall_generator_requests_total{outcome="ok"} 1', page)

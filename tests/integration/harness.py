@@ -12,6 +12,9 @@ import threading
 import time
 import urllib.request
 
+import grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
 SOURCE = pathlib.Path(os.environ["ROLLCALL_SOURCE_DIR"])
 BIN = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"])
 # Far beyond what anything here takes, also on a machine that does other work.
@@ -93,17 +96,25 @@ class Process:
 
 
 def start_service(name, config, folder, *arguments):
-    """(process, address, metrics address) of one of our binaries that serves on free ports."""
+    """(process, address, metrics address) of one of our binaries that serves on free ports; process.admin is where it
+    answers reflection."""
     path = pathlib.Path(folder) / f"{name}.yaml"
     path.write_text(config)
     process = Process(BIN / f"rollcall-{name}", "--config", path, "--listen", "127.0.0.1:0",
-                      "--metrics-listen", "127.0.0.1:0", *arguments)
+                      "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", *arguments)
     try:
-        found = process.await_line(r"serving address=(\S+) metrics=(\S+)")
+        found = process.await_line(r"serving address=(\S+) metrics=(\S+) admin=(\S+)")
     except BaseException:
         process.__exit__()
         raise
+    process.admin = found[3]
     return process, found[1], found[2]
+
+
+def listed_services(process):
+    """What reflection says on the admin port; the data port has none."""
+    with grpc.insecure_channel(process.admin) as channel:
+        return set(ProtoReflectionDescriptorDatabase(channel).get_services())
 
 
 def scrape(address):

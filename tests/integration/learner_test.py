@@ -8,10 +8,9 @@ import unittest
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import tiny_model
-from harness import DEADLINE_S, await_condition, contract, scrape, start_service
+from harness import DEADLINE_S, await_condition, contract, listed_services, scrape, start_service
 
 learner, learner_grpc = contract("learner")
 # Where no program of a user listens.
@@ -93,7 +92,7 @@ class LearnerTest(unittest.TestCase):
         process, metrics = self.start_run(steps=100000)
         serving = health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
         self.assertEqual(serving.status, health_pb2.HealthCheckResponse.SERVING)
-        self.assertIn("rollcall.v1.Learner", ProtoReflectionDescriptorDatabase(self.channel).get_services())
+        self.assertIn("rollcall.v1.Learner", listed_services(process))
 
         watched = self.watch()
         seen = [next(watched) for _ in range(3)]

@@ -8,10 +8,9 @@ import unittest
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import tiny_model
-from harness import DEADLINE_S, contract, scrape, start_service
+from harness import DEADLINE_S, contract, listed_services, scrape, start_service
 
 logprob, logprob_grpc = contract("logprob")
 VOCABULARY = len(tiny_model.VOCABULARY)
@@ -68,7 +67,7 @@ class ReferenceTest(unittest.TestCase):
 
         serving = health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
         self.assertEqual(serving.status, health_pb2.HealthCheckResponse.SERVING)
-        self.assertIn("rollcall.v1.LogProb", ProtoReflectionDescriptorDatabase(self.channel).get_services())
+        self.assertIn("rollcall.v1.LogProb", listed_services(self.process))
         page = scrape(self.metrics)
         self.assertIn("rollcall_reference_requests_total 4", page)
         self.assertIn(f"rollcall_reference_tokens_total {2 * 3 * VOCABULARY + 3 + 2}", page)

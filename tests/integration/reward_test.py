@@ -9,9 +9,8 @@ import urllib.request
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from harness import BIN, DEADLINE_S, SOURCE, Process, contract, start_service
+from harness import BIN, DEADLINE_S, SOURCE, Process, contract, listed_services, start_service
 
 verifier, verifier_grpc = contract("verifier")
 generator, _ = contract("generator")
@@ -77,7 +76,7 @@ class RewardTest(unittest.TestCase):
         self.assertIn("ending/words", description.components)
         serving = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
         self.assertEqual(serving.status, health_pb2.HealthCheckResponse.SERVING)
-        self.assertIn("rollcall.v1.Verifier", ProtoReflectionDescriptorDatabase(channel).get_services())
+        self.assertIn("rollcall.v1.Verifier", listed_services(process))
         with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=DEADLINE_S) as page:
             text = page.read().decode()
         self.assertIn('rollcall_reward_samples_total{outcome="score"} 3', text)

@@ -9,12 +9,12 @@ import unittest
 
 import grpc
 
-from harness import DEADLINE_S, SOURCE, contract
+from harness import BIN, DEADLINE_S, SOURCE, contract
 
 verifier, verifier_grpc = contract("verifier")
 generator, _ = contract("generator")
 sys.path.insert(0, str(SOURCE / "sdk/python"))
-from rollcall_verifier import Abstain, Retry, Sample, Score, Verifier, start  # noqa: E402
+from rollcall_verifier import Abstain, Retry, Sample, Score, Tls, Verifier, start  # noqa: E402
 
 
 def request(*texts):
@@ -42,6 +42,35 @@ class SdkTest(unittest.TestCase):
             prompt_messages=[{"role": "user", "content": "p"}],
             columns={"answer": 4, "ratio": 0.5, "tests": ["a", {"b": None}], "flag": True}, group_id=3, index=0)])
         self.assertIs(type(seen[0].columns["answer"]), int)
+
+    def test_over_tls_only_the_reward_service_and_operators_may_call(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix="rollcall_sdk_")))
+
+        def issue():
+            subprocess.run([BIN / "rollcall", "certs", "dev", "--out", folder], check=True, capture_output=True)
+
+        def call(role):
+            files = [(folder / name).read_bytes() for name in ("ca.pem", f"{role}.key", f"{role}.pem")]
+            with grpc.secure_channel(address, grpc.ssl_channel_credentials(*files)) as channel:
+                try:
+                    verifier_grpc.VerifierStub(channel).Score(request("text"), timeout=DEADLINE_S)
+                except grpc.RpcError as error:
+                    return error.code()
+                return grpc.StatusCode.OK
+
+        issue()
+        server, address = start(Verifier(lambda sample: 1), "localhost:0",
+                                tls=Tls(folder / "verifier.pem", folder / "verifier.key", folder / "ca.pem"))
+        self.addCleanup(lambda: server.stop(0).wait())
+        self.assertEqual(call("reward"), grpc.StatusCode.OK)
+        self.assertEqual(call("learner"), grpc.StatusCode.PERMISSION_DENIED)
+        with grpc.insecure_channel(address) as channel, self.assertRaises(grpc.RpcError):
+            verifier_grpc.VerifierStub(channel).Score(request("text"), timeout=DEADLINE_S)
+        # Another authority altogether, while it serves.
+        for file in folder.iterdir():
+            file.unlink()
+        issue()
+        self.assertEqual(call("reward"), grpc.StatusCode.OK)
 
     def test_each_outcome(self):
         def score(sample):

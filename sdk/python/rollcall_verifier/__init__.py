@@ -10,6 +10,6 @@
 
 from .outcomes import Abstain, Retry, Score
 from .sample import Sample
-from .server import Verifier, serve, start
+from .server import Tls, Verifier, serve, start
 
-__all__ = ["Abstain", "Retry", "Sample", "Score", "Verifier", "serve", "start"]
+__all__ = ["Abstain", "Retry", "Sample", "Score", "Tls", "Verifier", "serve", "start"]

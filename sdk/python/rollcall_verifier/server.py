@@ -1,6 +1,7 @@
 """The gRPC side: a function served as rollcall.v1.Verifier."""
 
 import argparse
+import pathlib
 import signal
 import sys
 import threading
@@ -17,6 +18,8 @@ from .sample import samples_of
 # The contract's largest request.
 _MAX_MESSAGE_BYTES = 64 << 20
 _DRAIN_SECONDS = 20
+# Roles that a verifier answers (docs/security.md).
+_PEERS = ("spiffe://rollcall/reward", "spiffe://rollcall/operator")
 
 
 class Verifier(verifier_pb2_grpc.VerifierServicer):
@@ -75,17 +78,65 @@ class Verifier(verifier_pb2_grpc.VerifierServicer):
                 fill_fault(out, error)
 
 
-def start(verifier, listen="127.0.0.1:0", workers=8):
-    """Serves `verifier` and returns (server, address) at once; address has the real port where listen's was 0."""
+class Tls:
+    """Mutual TLS from PEM files, which are read again as they change. `peers`: names of certificates that may call."""
+
+    def __init__(self, certificate, private_key, trust_roots, peers=_PEERS):
+        self._files = [pathlib.Path(path) for path in (private_key, certificate, trust_roots)]
+        self._seen = None
+        self.peers = frozenset(peers)
+
+    def credentials(self):
+        first = self._changed()
+        return grpc.dynamic_ssl_server_credentials(first, self._changed, require_client_authentication=True)
+
+    def _changed(self):
+        """The files' contents where they are not those of the last time, else None."""
+        try:
+            key, chain, roots = now = [path.read_bytes() for path in self._files]
+        except OSError:
+            if self._seen is None:
+                raise
+            return None  # being replaced: the ones in use go on
+        if now == self._seen:
+            return None
+        self._seen = now
+        return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
+
+
+class _OnlyPeers(grpc.ServerInterceptor):
+    """Refuses calls of the contract from certificates that carry none of the names."""
+
+    def __init__(self, peers):
+        self._peers = peers
+
+    def intercept_service(self, continuation, details):
+        handler = continuation(details)
+        if handler is None or details.method.startswith("/grpc.health."):
+            return handler
+
+        def checked(request, context):
+            names = context.auth_context().get("x509_subject_alternative_name", ())
+            if not self._peers.intersection(name.decode() for name in names):
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate's role may not ask for scores")
+            return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(checked, handler.request_deserializer, handler.response_serializer)
+
+
+def start(verifier, listen="127.0.0.1:0", workers=8, tls=None):
+    """Serves `verifier` and returns (server, address) at once; address has the real port where listen's was 0. With a
+    Tls, over TLS alone."""
     server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=workers),
+        futures.ThreadPoolExecutor(max_workers=workers), interceptors=[_OnlyPeers(tls.peers)] if tls else [],
         options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                  ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)])
     verifier_pb2_grpc.add_VerifierServicer_to_server(verifier, server)
     state = health.HealthServicer()
     state.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    port = server.add_insecure_port(listen)  # raises RuntimeError where it cannot listen
+    # Raise RuntimeError where they cannot listen.
+    port = server.add_secure_port(listen, tls.credentials()) if tls else server.add_insecure_port(listen)
     server.start()
     return server, listen if listen.startswith("unix:") else f"{listen.rsplit(':', 1)[0]}:{port}"
 
@@ -98,11 +149,20 @@ def serve(score=None, *, listen="127.0.0.1:7500", workers=8, **description):
     parser = argparse.ArgumentParser(description="A Rollcall verifier.")
     parser.add_argument("--listen", default=listen, help="host:port (port 0: a free one) or unix:/path")
     parser.add_argument("--workers", type=int, default=workers, help="calls that run at once")
+    parser.add_argument("--certificate", help="PEM file: serve over mutual TLS; with the two below")
+    parser.add_argument("--private-key", help="PEM file of the certificate's key")
+    parser.add_argument("--trust-roots", help="PEM file of the authorities of callers")
+    parser.add_argument("--peer", action="append", help="URI or DNS name of a certificate that may call; default: "
+                        + ", ".join(_PEERS))
     arguments = parser.parse_args()
+    files = (arguments.certificate, arguments.private_key, arguments.trust_roots)
+    if any(files) != all(files):
+        parser.error("--certificate, --private-key and --trust-roots are needed together")
+    tls = Tls(*files, peers=arguments.peer or _PEERS) if all(files) else None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, address = start(Verifier(score, **description), arguments.listen, arguments.workers)
+    server, address = start(Verifier(score, **description), arguments.listen, arguments.workers, tls)
     print(f"serving {address}", file=sys.stderr, flush=True)
     stop.wait()
     server.stop(_DRAIN_SECONDS).wait()

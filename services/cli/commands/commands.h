@@ -18,6 +18,8 @@ void AddChatTemplateCommand(CLI::App& app, int& exit_code);
 void AddConfigCommand(CLI::App& app, int& exit_code);
 void AddExplainConfigCommand(CLI::App& app, int& exit_code);
 void AddStatusCommand(CLI::App& app, int& exit_code);
+void AddCertsCommand(CLI::App& app, int& exit_code);
+void AddDeployCommand(CLI::App& app, int& exit_code);
 void AddRolloutsCommand(CLI::App& app, int& exit_code);
 // verify, inspect and init, which live in the binary rollcall-model: they need the model, the
 // others start faster without.

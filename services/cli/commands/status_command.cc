@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -25,10 +26,11 @@ constexpr absl::Duration kTimeout = absl::Seconds(3);
 
 // One unary call with a short deadline to whatever serves `Service` at `address`.
 template <typename Service, typename Request, typename Response>
-absl::StatusOr<Response> Ask(const std::string& address,
+absl::StatusOr<Response> Ask(const rpc::Security& security, const std::string& address,
                              grpc::Status (Service::Stub::*method)(grpc::ClientContext*,
                                                                    const Request&, Response*)) {
-  ROLLCALL_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, rpc::Connect(address));
+  ROLLCALL_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                            rpc::Connect(address, {.security = security}));
   const std::unique_ptr<typename Service::Stub> stub = Service::NewStub(channel);
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
@@ -70,23 +72,27 @@ void PrintLearner(const std::string& address, const absl::StatusOr<v1::LearnerSt
   PrintLine("learner", address, status.status(), text);
 }
 
-// UNAVAILABLE when no service answers.
-absl::Status ShowStatus(const std::string& run) {
+// UNAVAILABLE when no service answers; with `all`, when one does not.
+absl::Status ShowStatus(const std::string& run, const std::vector<std::string>& sets, bool all) {
   const bool is_folder = std::filesystem::is_directory(run);
   ROLLCALL_ASSIGN_OR_RETURN(v1::RunConfig config,
-                            config::LoadRunConfig(is_folder ? run + "/config.yaml" : run, {}));
+                            config::LoadRunConfig(is_folder ? run + "/config.yaml" : run, sets));
   // The addresses of a local run are in the configuration that its folder keeps.
   const std::string effective = config::RunFolder(config) + "/config.yaml";
   if (!is_folder && std::filesystem::exists(effective)) {
-    ROLLCALL_ASSIGN_OR_RETURN(config, config::LoadRunConfig(effective, {}));
+    ROLLCALL_ASSIGN_OR_RETURN(config, config::LoadRunConfig(effective, sets));
   }
+  ROLLCALL_ASSIGN_OR_RETURN(const rpc::Security security,
+                            rpc::Security::FromConfig(config.security()));
   const std::string& learner = config.learner().listen();
-  const auto status = Ask<v1::Learner>(learner, &v1::Learner::Stub::GetStatus);
+  const auto status = Ask<v1::Learner>(security, learner, &v1::Learner::Stub::GetStatus);
   PrintLearner(learner, status);
   bool any = status.ok();
+  bool every = status.ok();
   for (const std::string& address : config.generator().addresses()) {
-    const auto state = Ask<v1::Weights>(address, &v1::Weights::Stub::GetState);
+    const auto state = Ask<v1::Weights>(security, address, &v1::Weights::Stub::GetState);
     any |= state.ok();
+    every &= state.ok();
     PrintLine(
         "generator", address, state.status(),
         !state.ok()
@@ -98,27 +104,31 @@ absl::Status ShowStatus(const std::string& run) {
   }
   if (!config.reward().address().empty()) {
     const auto description =
-        Ask<v1::Verifier>(config.reward().address(), &v1::Verifier::Stub::Describe);
+        Ask<v1::Verifier>(security, config.reward().address(), &v1::Verifier::Stub::Describe);
     any |= description.ok();
+    every &= description.ok();
     PrintLine("reward", config.reward().address(), description.status(),
               description.ok() ? description->name() : "");
   }
   for (const v1::VerifierConfig& verifier : config.reward().verifiers()) {
     const std::string& address = verifier.reward_model().address();
     if (address.empty()) continue;
-    const auto description = Ask<v1::Verifier>(address, &v1::Verifier::Stub::Describe);
+    const auto description = Ask<v1::Verifier>(security, address, &v1::Verifier::Stub::Describe);
     any |= description.ok();
     PrintLine(
         "reward-model", address, description.status(),
         description.ok() ? absl::StrCat(description->name(), " ", description->version()) : "");
   }
   for (const std::string& address : config.reference().addresses()) {
-    const auto description = Ask<v1::LogProb>(address, &v1::LogProb::Stub::Describe);
+    const auto description = Ask<v1::LogProb>(security, address, &v1::LogProb::Stub::Describe);
     any |= description.ok();
+    every &= description.ok();
     PrintLine("reference", address, description.status(),
               description.ok() ? absl::StrCat("context ", description->context_length()) : "");
   }
   if (!any) return absl::UnavailableError(absl::StrCat(run, ": no service of this run answers"));
+  if (all && !every)
+    return absl::UnavailableError(absl::StrCat(run, ": not every service answers"));
   return absl::OkStatus();
 }
 
@@ -126,13 +136,21 @@ absl::Status ShowStatus(const std::string& run) {
 
 void AddStatusCommand(CLI::App& app, int& exit_code) {
   auto run = std::make_shared<std::string>();
+  auto sets = std::make_shared<std::vector<std::string>>();
   CLI::App* command = app.add_subcommand("status", "Ask every service of a run how it is");
   command
       ->add_option("run", *run,
                    "Run folder, or the YAML file of a run whose services run elsewhere")
       ->required();
+  command
+      ->add_option("--set", *sets,
+                   "Override one value, a.b=c; security.certificate=… is how an operator asks")
+      ->allow_extra_args(false);
+  auto all = std::make_shared<bool>(false);
+  command->add_flag("--all", *all, "Exit code 1 also when any one service does not answer");
   command->footer("Exit code 1 when no service answers.");
-  command->callback([run, &exit_code] { exit_code = Report(ShowStatus(*run)); });
+  command->callback(
+      [run, sets, all, &exit_code] { exit_code = Report(ShowStatus(*run, *sets, *all)); });
 }
 
 }  // namespace rollcall::cli

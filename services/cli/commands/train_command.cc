@@ -3,8 +3,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/shutdown.h"
 #include "common/base/status.h"
+#include "common/config/algorithm_presets.h"
 #include "common/config/run_config.h"
 #include "services/cli/commands/commands.h"
 #include "services/cli/commands/reporting.h"
@@ -17,11 +20,25 @@ struct TrainFlags {
   std::string config;
   std::vector<std::string> sets;
   bool quiet = false;
+  bool connect = false;
 };
+
+// With --connect nothing but the learner is started, so every other service needs an address.
+absl::Status CheckAddresses(const v1::RunConfig& config) {
+  const bool refers = config::NeedsReferenceService(config);
+  std::vector<std::string> missing;
+  if (config.generator().addresses().empty()) missing.push_back("generator.addresses");
+  if (config.reward().address().empty()) missing.push_back("reward.address");
+  if (refers && config.reference().addresses().empty()) missing.push_back("reference.addresses");
+  if (config.stage() == v1::STAGE_SFT || missing.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--connect drives services that run already: set ",
+                                                 absl::StrJoin(missing, ", ")));
+}
 
 absl::Status Train(const TrainFlags& flags) {
   ROLLCALL_ASSIGN_OR_RETURN(const v1::RunConfig config,
                             config::LoadRunConfig(flags.config, flags.sets));
+  if (flags.connect) ROLLCALL_RETURN_IF_ERROR(CheckAddresses(config));
   Shutdown shutdown;
   ROLLCALL_ASSIGN_OR_RETURN(const SessionResult result,
                             RunLocally(config, {.quiet = flags.quiet}, shutdown));
@@ -49,6 +66,9 @@ void AddTrainCommand(CLI::App& app, int& exit_code) {
                    "Override a field, as in learner.optimizer.lr=1e-6; repeatable")
       ->allow_extra_args(false);
   command->add_flag("--quiet", flags->quiet, "Print nothing but errors");
+  command->add_flag("--connect", flags->connect,
+                    "Start only the learner, and drive the services at generator.addresses, "
+                    "reward.address and reference.addresses");
   command->footer(
       "The run folder is output_dir/name. A run folder with a checkpoint is gone on with "
       "(learner.checkpoint.resume).\n"

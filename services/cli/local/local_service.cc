@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -40,8 +41,10 @@ KindNames NamesOf(LocalService::Kind kind) {
   return {"", config::Role::kRun};
 }
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> Open(const std::string& address) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Open(const std::string& address,
+                                                    const rpc::Security& security = {}) {
   return rpc::Connect(address, {.retry_methods = {"rollcall.v1.LogProb/Score"},
+                                .security = security,
                                 .max_receive_bytes = kMaxMessageBytes,
                                 .max_send_bytes = kMaxMessageBytes});
 }
@@ -136,7 +139,14 @@ absl::Status LocalReward::Check() {
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ConnectOrStart(
     const std::string& connect, LocalService::Kind kind, const std::vector<std::string>& sets,
     Shutdown& shutdown, std::unique_ptr<LocalService>& started) {
-  if (!connect.empty()) return Open(connect);
+  if (!connect.empty()) {
+    v1::RunConfig config;
+    constexpr std::string_view kSection[] = {"security"};
+    ROLLCALL_RETURN_IF_ERROR(config::LoadYaml("", sets, &config, {.required_in = kSection}));
+    ROLLCALL_ASSIGN_OR_RETURN(const rpc::Security security,
+                              rpc::Security::FromConfig(config.security()));
+    return Open(connect, security);
+  }
   ROLLCALL_ASSIGN_OR_RETURN(started, LocalService::Start(kind, sets, shutdown));
   return started->channel();
 }

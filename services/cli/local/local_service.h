@@ -69,7 +69,8 @@ class LocalReward {
   std::vector<std::unique_ptr<LocalService>> services_;  // models first, the reward service last
 };
 
-// A channel to `connect` where it is given, else to a service of `kind` that is started with `sets`
+// A channel to `connect` where it is given, secured as `sets` say (security.…), else to a service of
+// `kind` that is started with `sets`
 // and put into `started`, which must outlive the channel's use.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ConnectOrStart(
     const std::string& connect, LocalService::Kind kind, const std::vector<std::string>& sets,

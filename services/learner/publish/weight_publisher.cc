@@ -104,6 +104,7 @@ absl::Duration WeightPublisher::Tend(size_t generator, const PreparedVersionPtr&
                {{"generator", link.address}, {"step", target->version.step()}, {"error", sent}});
     return Unusable(generator, std::string(sent.message()));
   }
+  if (options_.on_sent) options_.on_sent(absl::Now() - start, target->TotalBytes());
   LogDebug("weights delivered", {{"generator", link.address},
                                  {"step", target->version.step()},
                                  {"seconds", absl::Now() - start}});

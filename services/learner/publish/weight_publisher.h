@@ -38,7 +38,9 @@ struct PublisherOptions {
   // How often one that cannot be reached is tried.
   absl::Duration retry_interval = absl::Milliseconds(200);
   // Exact mode: a generator with another numerics fingerprint is fatal. Unset: any will do.
-  std::optional<v1::NumericsFingerprint> required_numerics;
+  std::optional<v1::NumericsFingerprint> required_numerics = {};
+  // A version was brought to a generator; called on the publisher's threads, without a lock.
+  std::function<void(absl::Duration took, uint64_t bytes)> on_sent = nullptr;
 };
 
 // Brings every generator to the current version and keeps it there, also one that comes up later or

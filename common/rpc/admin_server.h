@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace grpc {
+class Server;
+}
+
+namespace rollcall::rpc {
+
+// A second, plain-text server for probes and people: health as the data port reports it, and
+// reflection over the contracts. It carries no data RPC, so it may listen where the data port may
+// not. Health of the service "live" is SERVING as long as this answers at all. Thread-safe.
+class AdminServer {
+ public:
+  // The statuses of Server::Start. `service`: the name in the policy, whose contracts reflection
+  // shows; calls to them are answered UNIMPLEMENTED here.
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& address,
+                                                            std::string_view service);
+  ~AdminServer();
+
+  const std::string& bound_address() const { return bound_address_; }
+  void SetServing(bool serving);
+
+ private:
+  AdminServer(std::unique_ptr<grpc::Server> server, std::unique_ptr<class ListedServices> listed,
+              std::string bound_address);
+
+  const std::unique_ptr<class ListedServices> listed_;  // outlives the server
+  const std::unique_ptr<grpc::Server> server_;
+  const std::string bound_address_;
+};
+
+}  // namespace rollcall::rpc
