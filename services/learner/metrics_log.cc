@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -71,19 +72,27 @@ absl::StatusOr<std::unique_ptr<MetricsLog>> MetricsLog::Open(const std::string& 
   }
   FileDescriptor file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644));
   if (file.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open"));
-  return std::unique_ptr<MetricsLog>(new MetricsLog(std::move(file), std::move(kept), clock));
+  const std::string folder = std::filesystem::path(path).parent_path() / "tensorboard";
+  ROLLCALL_ASSIGN_OR_RETURN(std::unique_ptr<EventFileWriter> events,
+                            EventFileWriter::Create(folder, clock->Now()));
+  ROLLCALL_RETURN_IF_ERROR(
+      events->AppendStart(resumed_step == 0 ? 0 : resumed_step + 1, clock->Now()));
+  return std::unique_ptr<MetricsLog>(
+      new MetricsLog(std::move(file), std::move(events), std::move(kept), clock));
 }
 
 absl::Status MetricsLog::Append(uint64_t step, const std::map<std::string, double>& values) {
   v1::StepMetrics entry;
   entry.set_step(step);
-  entry.set_time(absl::ToDoubleSeconds(clock_->Now() - absl::UnixEpoch()));
+  const absl::Time now = clock_->Now();
+  entry.set_time(absl::ToDoubleSeconds(now - absl::UnixEpoch()));
   entry.mutable_values()->insert(values.begin(), values.end());
   const std::string line = FormatLine(entry);
   // One write of one line: a reader never sees two halves of different ones.
   if (write(file_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
     return absl::ErrnoToStatus(errno, "metrics.jsonl: cannot write");
   }
+  ROLLCALL_RETURN_IF_ERROR(events_->AppendScalars(step, now, values));
   {
     absl::MutexLock lock(&mutex_);
     entries_.push_back(std::move(entry));

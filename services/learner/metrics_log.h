@@ -14,12 +14,14 @@
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
 #include "common/base/file_descriptor.h"
+#include "common/wire/event_file.h"
 #include "rollcall/v1/learner.pb.h"
 
 namespace rollcall::learner {
 
 // The figures of every step: appended to <run>/metrics.jsonl, one line a step ({"step": 7, "time":
-// …, "reward/mean": …}), and kept for those who watch. Thread-safe.
+// …, "reward/mean": …}), and to an event file of TensorBoard in the folder tensorboard beside it,
+// and kept for those who watch. Thread-safe.
 class MetricsLog {
  public:
   // Opens or makes the file. Lines after `resumed_step` are removed (a later lineage trains those
@@ -47,13 +49,19 @@ class MetricsLog {
   void Listen(std::function<bool()> listener) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  MetricsLog(FileDescriptor file, std::vector<v1::StepMetrics> entries, Clock* clock)
-      : clock_(clock), file_(std::move(file)), entries_(std::move(entries)) {}
+  MetricsLog(FileDescriptor file, std::unique_ptr<EventFileWriter> events,
+             std::vector<v1::StepMetrics> entries, Clock* clock)
+      : clock_(clock),
+        file_(std::move(file)),
+        events_(std::move(events)),
+        entries_(std::move(entries)) {}
 
   void Tell() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Clock* const clock_;
-  const FileDescriptor file_;  // the training thread's
+  // The training thread's.
+  const FileDescriptor file_;
+  const std::unique_ptr<EventFileWriter> events_;
 
   mutable absl::Mutex mutex_;
   std::vector<v1::StepMetrics> entries_ ABSL_GUARDED_BY(mutex_);
