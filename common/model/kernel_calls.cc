@@ -158,13 +158,17 @@ void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool ac
 
 at::Tensor LinearsDx(std::span<const at::Tensor> dys, std::span<const at::Tensor> ws,
                      at::ScalarType type) {
-  const bool one = dys.size() == 1;
-  at::Tensor dx = at::empty({dys[0].size(0), ws[0].size(1)}, Options(one ? type : at::kFloat));
-  for (size_t i = 0; i < dys.size(); ++i) {
-    const kernels::GemmArgs args = LinearDxArgs(dys[i], ws[i], dx, /*accumulate=*/i > 0);
+  // Each product is summed by itself and then added: one chain over all of them would round more.
+  const auto product = [&](size_t i, at::ScalarType dtype) {
+    at::Tensor dx = at::empty({dys[i].size(0), ws[i].size(1)}, Options(dtype));
+    const kernels::GemmArgs args = LinearDxArgs(dys[i], ws[i], dx, /*accumulate=*/false);
     ParallelGemms({&args, 1});
-  }
-  return dx.to(type);
+    return dx;
+  };
+  if (dys.size() == 1) return product(0, type);
+  at::Tensor sum = product(dys.size() - 1, at::kFloat);
+  for (size_t i = dys.size() - 1; i-- > 0;) sum.add_(product(i, at::kFloat));
+  return sum.to(type);
 }
 
 std::vector<at::Tensor> LinearsDw(std::span<const at::Tensor> dys, const at::Tensor& x) {

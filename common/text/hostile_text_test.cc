@@ -162,7 +162,7 @@ TEST_F(HostileTextTest, MutatedTokenizers) {
       if (HasFailure()) FAIL() << "mutation " << i << " of seed " << seed << ": " << text;
     }
   }
-  EXPECT_GT(loaded, 20u);
+  EXPECT_GT(loaded, 5u);
   EXPECT_GT(refused, 20u);
 }
 

@@ -34,7 +34,8 @@ def registrations():
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix not in (".cc", ".h") or re.search(r"_(test|bench)\.cc$|_test_service|testing/", str(path)):
                 continue
-            for call, name, literals in REGISTRATION.findall(path.read_text()):
+            code = re.sub(r"^\s*//.*$", "", path.read_text(), flags=re.MULTILINE)
+            for call, name, literals in REGISTRATION.findall(code):
                 text = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literals)).replace('\\"', '"')
                 entry = (TYPES.get(call, "?"), service, text)
                 if call not in TYPES:
