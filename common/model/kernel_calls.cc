@@ -144,8 +144,8 @@ at::Tensor LinearForward(const at::Tensor& x, const Weights& w, int64_t n, at::S
   return y;
 }
 
-at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w) {
-  at::Tensor dx = at::empty({dy.size(0), w.size(1)}, Options(w.scalar_type()));
+at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w, at::ScalarType type) {
+  at::Tensor dx = at::empty({dy.size(0), w.size(1)}, Options(type));
   const kernels::GemmArgs args = LinearDxArgs(dy, w, dx, /*accumulate=*/false);
   ParallelGemms({&args, 1});
   return dx;
@@ -159,15 +159,10 @@ void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool ac
 at::Tensor LinearsDx(std::span<const at::Tensor> dys, std::span<const at::Tensor> ws,
                      at::ScalarType type) {
   // Each product is summed by itself and then added: one chain over all of them would round more.
-  const auto product = [&](size_t i, at::ScalarType dtype) {
-    at::Tensor dx = at::empty({dys[i].size(0), ws[i].size(1)}, Options(dtype));
-    const kernels::GemmArgs args = LinearDxArgs(dys[i], ws[i], dx, /*accumulate=*/false);
-    ParallelGemms({&args, 1});
-    return dx;
-  };
-  if (dys.size() == 1) return product(0, type);
-  at::Tensor sum = product(dys.size() - 1, at::kFloat);
-  for (size_t i = dys.size() - 1; i-- > 0;) sum.add_(product(i, at::kFloat));
+  const size_t last = dys.size() - 1;
+  if (last == 0) return LinearDx(dys[0], ws[0], type);
+  at::Tensor sum = LinearDx(dys[last], ws[last], at::kFloat);
+  for (size_t i = last; i-- > 0;) sum.add_(LinearDx(dys[i], ws[i], at::kFloat));
   return sum.to(type);
 }
 

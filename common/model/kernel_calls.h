@@ -45,12 +45,11 @@ kernels::GemmArgs LinearDwArgs(const at::Tensor& dy, const at::Tensor& x, at::Te
 // y = x w^T, plus the bias if it is defined; y: [m, n] of dtype `type`.
 at::Tensor LinearForward(const at::Tensor& x, const Weights& w, int64_t n, at::ScalarType type,
                          const at::Tensor& bias = {});
-// dx = dy w, dy's dtype.
-at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w);
+// dx = dy w, of dtype `type`.
+at::Tensor LinearDx(const at::Tensor& dy, const at::Tensor& w, at::ScalarType type);
 // dw (+)= dy^T x, float32 [n, k].
 void LinearDw(const at::Tensor& dy, const at::Tensor& x, at::Tensor& dw, bool accumulate);
-// The same of several y of one x: dx, of dtype `type`, is one chain over the columns of all dy, in
-// their order.
+// The same of several y of one x: dx is the float32 sum of their products, the last one first.
 at::Tensor LinearsDx(std::span<const at::Tensor> dys, std::span<const at::Tensor> ws,
                      at::ScalarType type);
 std::vector<at::Tensor> LinearsDw(std::span<const at::Tensor> dys, const at::Tensor& x);

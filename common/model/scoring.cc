@@ -98,7 +98,7 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
     if (slope.defined()) logits.mul_(slope);
     // Rounded to the compute dtype, as every other gradient of an activation is.
     const at::Tensor dlogits = logits.to(head.scalar_type());
-    gradients.dhidden.narrow(0, begin, count).copy_(LinearDx(dlogits, head));
+    gradients.dhidden.narrow(0, begin, count).copy_(LinearDx(dlogits, head, head.scalar_type()));
     if (need_head) LinearDw(dlogits, part, gradients.dhead, /*accumulate=*/begin > 0);
   }
   return gradients;

@@ -142,13 +142,7 @@ class GenerationSuite : public Suite {
 
   absl::Status Run(const SuiteInput& input, Report& report) const override {
     const fs::path folder = fs::path(input.root) / std::string(name());
-    std::vector<std::string> cases;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      if (entry.path().extension() == ".json") cases.push_back(entry.path().stem().string());
-    }
-    if (cases.empty())
-      return absl::NotFoundError(absl::StrCat(folder.string(), ": no .json in it"));
-    std::sort(cases.begin(), cases.end());
+    ROLLCALL_ASSIGN_OR_RETURN(const std::vector<std::string> cases, CaseNames(folder.string()));
     for (const std::string& generation_case : cases) {
       report.Begin(name(), generation_case);
       const absl::Status status = tensor::TorchCall([&] {

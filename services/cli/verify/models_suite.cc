@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/checkpoint/parameters.h"
@@ -158,15 +157,8 @@ class ModelsSuite : public Suite {
 
   absl::Status Run(const SuiteInput& input, Report& report) const override {
     const fs::path folder = fs::path(input.root) / std::string(name());
-    std::vector<std::string> cases;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      const std::string file = entry.path().filename().string();
-      if (absl::EndsWith(file, kSuffix))
-        cases.push_back(file.substr(0, file.size() - std::size(kSuffix) + 1));
-    }
-    if (cases.empty())
-      return absl::NotFoundError(absl::StrCat(folder.string(), ": no ", kSuffix, " in it"));
-    std::sort(cases.begin(), cases.end());
+    ROLLCALL_ASSIGN_OR_RETURN(const std::vector<std::string> cases,
+                              CaseNames(folder.string(), kSuffix));
     for (const std::string& model_case : cases) {
       report.Begin(name(), model_case);
       const absl::Status status =

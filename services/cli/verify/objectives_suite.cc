@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -108,13 +107,7 @@ class ObjectivesSuite : public Suite {
 
   absl::Status Run(const SuiteInput& input, Report& report) const override {
     const fs::path folder = fs::path(input.root) / std::string(name());
-    std::vector<std::string> groups;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      if (entry.path().extension() == ".json") groups.push_back(entry.path().stem().string());
-    }
-    if (groups.empty())
-      return absl::NotFoundError(absl::StrCat(folder.string(), ": no .json in it"));
-    std::sort(groups.begin(), groups.end());
+    ROLLCALL_ASSIGN_OR_RETURN(const std::vector<std::string> groups, CaseNames(folder.string()));
     for (const std::string& group : groups) {
       const absl::Status status = CompareGroup((folder / group).string(), group, report);
       if (!status.ok()) report.Fail("group", status.ToString());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "services/cli/verify/report.h"
 
 namespace rollcall::verify {
@@ -36,6 +37,11 @@ std::unique_ptr<Suite> MakeGenerationSuite();
 std::unique_ptr<Suite> MakeTextSuite();
 std::unique_ptr<Suite> MakeObjectivesSuite();
 std::unique_ptr<Suite> MakeStepsSuite();
+
+// The cases of a suite's folder: names of its files that end in `suffix`, without it, sorted.
+// NOT_FOUND where there is none.
+absl::StatusOr<std::vector<std::string>> CaseNames(const std::string& folder,
+                                                   std::string_view suffix = ".json");
 
 // In the order they run.
 std::vector<std::unique_ptr<Suite>> AllSuites();
