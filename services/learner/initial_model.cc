@@ -9,6 +9,7 @@
 #include "common/checkpoint/parameters.h"
 #include "common/config/algorithm_presets.h"
 #include "common/model/kernel_choice.h"
+#include "common/model/score_head.h"
 #include "common/tensor/compute_threads.h"
 #include "common/tensor/device.h"
 #include "common/tensor/torch_call.h"
@@ -45,11 +46,38 @@ absl::StatusOr<model::Decoder> LoadLanguageModel(const v1::RunConfig& config,
   return decoder;
 }
 
+// A model of any head.
+absl::StatusOr<model::Decoder> LoadAsItIs(const checkpoint::HfFolder& folder,
+                                          const model::ModelConfig& model,
+                                          const v1::RunConfig& config) {
+  ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device, tensor::OpenDevice(config.model().device()));
+  ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder,
+                            model::Decoder::Create(model, ComputeDtype(config), device));
+  ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(folder, decoder.parameters()));
+  decoder.InvalidatePacked();
+  return decoder;
+}
+
+// A reward model as it is, or a language model with a head of zeros in place of its own.
+absl::StatusOr<model::Decoder> LoadRewardModel(const v1::RunConfig& config) {
+  ROLLCALL_ASSIGN_OR_RETURN(const checkpoint::HfFolder folder,
+                            checkpoint::HfFolder::Open(config.model().path()));
+  ROLLCALL_ASSIGN_OR_RETURN(const model::ModelConfig model,
+                            ReadModelConfig(folder, folder.config_json(), config));
+  if (model.head == model::Head::kSequenceScore) return LoadAsItIs(folder, model, config);
+  ROLLCALL_ASSIGN_OR_RETURN(const model::Decoder body, LoadLanguageModel(config, folder.path()));
+  ROLLCALL_ASSIGN_OR_RETURN(const model::ModelConfig scored,
+                            model::WithScoreHead(model, model::Head::kSequenceScore));
+  return CriticFromBody(body, scored);
+}
+
 absl::StatusOr<model::Decoder> Load(const v1::RunConfig& config) {
   tensor::StartComputeThreads(config.learner().threads(), tensor::ModelThread::kMain);
   ROLLCALL_RETURN_IF_ERROR(model::ChooseKernels(config.kernels()));
   ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder,
-                            LoadLanguageModel(config, config.model().path()));
+                            config.stage() == v1::STAGE_REWARD_MODEL
+                                ? LoadRewardModel(config)
+                                : LoadLanguageModel(config, config.model().path()));
   decoder.SetActivationCheckpointing(config.learner().activation_checkpointing());
   return decoder;
 }
@@ -76,13 +104,7 @@ absl::StatusOr<model::Decoder> LoadCritic(const v1::RunConfig& config) {
   ROLLCALL_ASSIGN_OR_RETURN(model::ModelConfig model,
                             ReadModelConfig(folder, folder.config_json(), config));
   if (model.head != model::Head::kLanguageModel) {
-    ROLLCALL_ASSIGN_OR_RETURN(const c10::Device device,
-                              tensor::OpenDevice(config.model().device()));
-    ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder,
-                              model::Decoder::Create(model, ComputeDtype(config), device));
-    ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(folder, decoder.parameters()));
-    decoder.InvalidatePacked();
-    return decoder;
+    return LoadAsItIs(folder, model, config);
   }
   ROLLCALL_ASSIGN_OR_RETURN(const model::Decoder body, LoadLanguageModel(config, folder.path()));
   ROLLCALL_ASSIGN_OR_RETURN(model,

@@ -147,7 +147,7 @@ absl::Status Learner::StartRollouts() {
                         {"skipped", data_.counts.skipped()},
                         {"dropped", data_.counts.dropped()},
                         {"truncated", data_.counts.truncated()}});
-  source_ = data_.demonstrations.get();
+  source_ = data_.recorded.get();
   const bool rl = config_.stage() == v1::STAGE_RL;
   // Supervised training evaluates where it is told of the services that this takes.
   const bool services =
@@ -223,7 +223,8 @@ absl::Status Learner::PublishCurrent() {
 }
 
 bool Learner::EvaluationDue(uint64_t step) const {
-  if (evaluator_ == nullptr || evaluated_step_ == step) return false;
+  if (evaluator_ == nullptr && !data_.held_out_pairs) return false;
+  if (evaluated_step_ == step) return false;
   const uint64_t every = config_.evaluation().every_steps();
   if (step == 0) return config_.evaluation().at_start();
   return step == config_.learner().steps() || (every > 0 && step % every == 0);
@@ -233,14 +234,18 @@ absl::Status Learner::Evaluate(StepValues& values) {
   const uint64_t step = trainer_->step();
   control_->SetPhase(v1::LEARNER_PHASE_EVALUATING);
   const absl::Time start = absl::Now();
-  ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
-  ROLLCALL_ASSIGN_OR_RETURN(evaluation_, evaluator_->Run(step));
+  if (data_.held_out_pairs) {
+    ROLLCALL_ASSIGN_OR_RETURN(evaluation_, trainer_->EvaluatePairs(*data_.held_out_pairs));
+  } else {
+    ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
+    ROLLCALL_ASSIGN_OR_RETURN(evaluation_, evaluator_->Run(step));
+  }
   evaluation_["time/evaluation_seconds"] = absl::ToDoubleSeconds(absl::Now() - start);
   evaluated_step_ = step;
   values.insert(evaluation_.begin(), evaluation_.end());
   LogInfo("evaluated", {{"step", step},
                         {"reward", ValueOf(evaluation_, "eval/reward/mean")},
-                        {"prompts", evaluator_->prompts()},
+                        {"accuracy", ValueOf(evaluation_, "eval/accuracy")},
                         {"seconds", absl::Now() - start}});
   return absl::OkStatus();
 }

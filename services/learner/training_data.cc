@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "services/learner/data/demonstrations.h"
+#include "services/learner/data/preferences.h"
 #include "services/learner/data/prompt_set.h"
 
 namespace rollcall::learner {
@@ -33,6 +34,26 @@ absl::StatusOr<std::vector<v1::PromptRow>> EvaluationPrompts(const v1::RunConfig
   return prompts;
 }
 
+absl::Status ReadPairs(const v1::RunConfig& config, const text::Tokenizer& tokenizer,
+                       uint32_t context_length, TrainingData& data) {
+  ROLLCALL_ASSIGN_OR_RETURN(PreferenceSet set, LoadPreferences(config.data(), config.data().train(),
+                                                               tokenizer, context_length));
+  data.recorded = std::make_unique<PreferenceSource>(
+      std::make_shared<const PreferenceSet>(std::move(set)), config.seed(), config.data().shuffle(),
+      config.learner().prompts_per_step());
+  if (config.data().evaluation().empty()) return absl::OkStatus();
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const PreferenceSet held_out,
+      LoadPreferences(config.data(), config.data().evaluation(), tokenizer, context_length));
+  std::vector<const PreferencePair*> pairs;
+  const uint32_t limit = config.evaluation().max_prompts();
+  for (const PreferencePair& pair : held_out.pairs) {
+    if (limit == 0 || pairs.size() < limit) pairs.push_back(&pair);
+  }
+  data.held_out_pairs = BatchOfPairs(pairs);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
@@ -40,6 +61,10 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
                                               uint32_t context_length) {
   TrainingData data;
   const bool shuffle = config.data().shuffle();
+  if (config.stage() == v1::STAGE_REWARD_MODEL) {
+    ROLLCALL_RETURN_IF_ERROR(ReadPairs(config, tokenizer, context_length, data));
+    return data;
+  }
   if (config.stage() == v1::STAGE_RL) {
     ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
                               LoadPrompts(config.data(), config.data().train(), tokenizer));
@@ -51,7 +76,7 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
         DemonstrationSet set,
         LoadDemonstrations(config.data(), config.data().train(), tokenizer, context_length));
     Count(set.rows.size(), set.left_out, data.counts);
-    data.demonstrations = std::make_unique<DemonstrationSource>(
+    data.recorded = std::make_unique<DemonstrationSource>(
         std::make_shared<const DemonstrationSet>(std::move(set)), config.seed(), shuffle,
         config.learner().prompts_per_step());
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,16 +18,18 @@ namespace rollcall::learner {
 
 // What the `data` section names, read for a run's stage.
 struct TrainingData {
-  std::unique_ptr<PromptSource> prompts;        // rl
-  std::unique_ptr<BatchSource> demonstrations;  // sft
+  std::unique_ptr<PromptSource> prompts;  // rl
+  std::unique_ptr<BatchSource> recorded;  // sft: demonstrations; reward_model: pairs
+  // reward_model: all held-out pairs, in order.
+  std::optional<TrainBatch> held_out_pairs;
   // Held-out prompts, the first evaluation.max_prompts of them.
   std::vector<v1::PromptRow> evaluation;
   // Of all files read, train and evaluation.
   v1::DataCounts counts;
 };
 
-// Reads and tokenises all of it; `context_length` bounds a demonstration. Statuses of LoadPrompts
-// and LoadDemonstrations. Blocks on the disk.
+// Reads and tokenises all of it; `context_length` bounds a recorded sequence. Statuses of
+// LoadPrompts, LoadDemonstrations and LoadPreferences. Blocks on the disk.
 absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
                                               const text::Tokenizer& tokenizer,
                                               uint32_t context_length);

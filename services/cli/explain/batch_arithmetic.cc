@@ -64,15 +64,16 @@ BatchArithmetic CountBatch(const v1::RunConfig& config, uint64_t context) {
   const v1::AlgorithmSection& algorithm = config.algorithm();
   batch.longest_sequence =
       static_cast<uint64_t>(config.data().max_prompt_tokens()) + config.sampling().max_tokens();
-  // The length of a demonstration has no setting of its own.
-  if (config.stage() == v1::STAGE_SFT && context > 0) batch.longest_sequence = context;
+  // The length of a recorded sequence has no setting of its own.
+  if (!rl && config.stage() != v1::STAGE_EVAL && context > 0) batch.longest_sequence = context;
   if (context > 0) batch.longest_sequence = std::min(batch.longest_sequence, context);
   if (config.stage() == v1::STAGE_EVAL) {
     batch.samples = config.evaluation().samples_per_prompt();
     return batch;
   }
   batch.prompts = config.learner().prompts_per_step();
-  batch.samples = rl ? algorithm.samples_per_prompt() : 1;
+  const bool pairs = config.stage() == v1::STAGE_REWARD_MODEL;
+  batch.samples = rl ? algorithm.samples_per_prompt() : pairs ? 2 : 1;
   const bool greedy = rl && algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_GREEDY;
   batch.extra_samples = greedy ? 1 : 0;
   batch.sequences = batch.prompts * batch.samples;
@@ -97,12 +98,15 @@ std::vector<Line> DescribeBatch(const v1::RunConfig& config, const BatchArithmet
     return lines;
   }
   if (config.stage() != v1::STAGE_RL) {
-    lines.push_back({"batch", Count(batch.sequences, "sequence")});
+    const bool pairs = config.stage() == v1::STAGE_REWARD_MODEL;
+    lines.push_back({"batch", pairs ? absl::StrCat(Count(batch.prompts, "pair"), " = ",
+                                                   Count(batch.sequences, "sequence"))
+                                    : Count(batch.sequences, "sequence")});
     lines.push_back({"micro-batches", MicroBatchText(config, batch)});
     lines.push_back(
         {"optimizer", absl::StrCat("one step a batch, ", Count(batch.total_optimizer_steps, "step"),
                                    " in the whole run")});
-    AddRows(batch.total_prompts, training_rows, "sequence", lines);
+    AddRows(batch.total_prompts, training_rows, pairs ? "pair" : "sequence", lines);
     return lines;
   }
   lines.push_back(

@@ -55,10 +55,13 @@ class Models {
   std::vector<ModelMemory> All() {
     const v1::Stage stage = config_.stage();
     const bool rl = stage == v1::STAGE_RL;
-    const bool evaluates =
-        config_.data().evaluation_size() > 0 && config_.reward().verifiers_size() > 0;
+    const bool evaluates = stage != v1::STAGE_REWARD_MODEL &&
+                           config_.data().evaluation_size() > 0 &&
+                           config_.reward().verifiers_size() > 0;
     if (stage == v1::STAGE_EVAL) {
       Add("learner", config_.model().path(), 1, FrozenMemory);
+    } else if (stage == v1::STAGE_REWARD_MODEL) {
+      AddTrained("learner: reward model", config_.model().path(), model::Head::kSequenceScore);
     } else {
       AddTrained("learner: policy", config_.model().path(), model::Head::kLanguageModel);
     }
@@ -99,7 +102,7 @@ class Models {
     const bool published = config_.stage() == v1::STAGE_RL && head == model::Head::kLanguageModel;
     Add(name, path, static_cast<int>(std::max(learner.ranks(), 1u)),
         [&](model::ModelConfig model, MemoryAssumptions assumptions) {
-          if (head == model::Head::kTokenScore) {
+          if (head != model::Head::kLanguageModel) {
             model.head = head;
             model.tie_word_embeddings = false;
           }

@@ -267,6 +267,21 @@ std::vector<Line> DescribePolicyGradient(const v1::RunConfig& config) {
   return lines;
 }
 
+std::vector<Line> DescribeRewardModel(const v1::RunConfig& config) {
+  std::string loss = "L = 1/P · Σ −log σ(r_chosen − r_rejected";
+  if (!config.data().margin_column().empty()) absl::StrAppend(&loss, " − m");
+  absl::StrAppend(&loss, ")");
+  if (config.learner().reward_centering() > 0) {
+    absl::StrAppend(&loss, " + ", config.learner().reward_centering(), "·(r_chosen + r_rejected)²");
+  }
+  std::vector<Line> lines = {{"loss", loss + "  (Bradley–Terry)"},
+                             {"reward", "r: the head's value at the sequence's last token"}};
+  if (!config.data().margin_column().empty()) {
+    lines.push_back({"margin", absl::StrCat("m: the column ", config.data().margin_column())});
+  }
+  return lines;
+}
+
 Line LossDenominator(const v1::RunConfig& config) {
   constexpr char kSequences[] =
       "S: sequences of the mini-batch with a token in the loss, over all micro-batches and ranks";
@@ -300,6 +315,8 @@ std::vector<Line> DescribeObjective(const v1::RunConfig& config) {
     case v1::STAGE_EVAL:
       return {{"loss", "none: held-out prompts are scored, nothing is trained"},
               {"reward", RewardText(config)}};
+    case v1::STAGE_REWARD_MODEL:
+      return DescribeRewardModel(config);
     case v1::STAGE_SFT:
       return {{"loss", "L = 1/T · Σ_i Σ_t −log π(y_t)"},
               {"tokens", "y: the completions' tokens; prompts have no loss"}};
@@ -311,6 +328,9 @@ std::vector<Line> DescribeObjective(const v1::RunConfig& config) {
 
 std::vector<Line> DescribeDenominators(const v1::RunConfig& config) {
   if (config.stage() == v1::STAGE_EVAL) return {};
+  if (config.stage() == v1::STAGE_REWARD_MODEL) {
+    return {{"loss", "P: pairs of the whole batch, over all micro-batches and ranks"}};
+  }
   if (config.stage() == v1::STAGE_SFT) {
     return {{"loss", "T: completion tokens of the whole batch, over all micro-batches and ranks"}};
   }

@@ -144,8 +144,8 @@ class Finder {
 
   void CheckEvaluation() {
     const v1::EvaluationSection& evaluation = config_.evaluation();
-    if (config_.stage() == v1::STAGE_SFT || config_.data().evaluation().empty() ||
-        !evaluation.has_temperature() ||
+    if (config_.stage() == v1::STAGE_SFT || config_.stage() == v1::STAGE_REWARD_MODEL ||
+        config_.data().evaluation().empty() || !evaluation.has_temperature() ||
         evaluation.temperature() == config_.sampling().temperature()) {
       return;
     }

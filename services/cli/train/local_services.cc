@@ -30,9 +30,10 @@ class Planner {
 
   LocalServices Plan() {
     const v1::RunConfig given = services_.config;
+    const bool pairs = given.stage() == v1::STAGE_REWARD_MODEL;
     const bool evaluates =
-        given.data().evaluation_size() > 0 && given.reward().verifiers_size() > 0;
-    const bool generates = given.stage() != v1::STAGE_SFT || evaluates;
+        !pairs && given.data().evaluation_size() > 0 && given.reward().verifiers_size() > 0;
+    const bool generates = (given.stage() != v1::STAGE_SFT && !pairs) || evaluates;
     const bool refers = config::NeedsReferenceService(given);
     if (generates && given.generator().addresses().empty()) PlanGenerators();
     if (generates && given.reward().address().empty()) PlanReward();

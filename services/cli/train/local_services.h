@@ -25,6 +25,7 @@ struct LocalServices {
 //         objective has a KL term), learner
 //   sft   learner; generators and reward too where held-out prompts are to be evaluated
 //   eval  generators, reward, learner
+//   reward_model   learner
 // `binaries` is the folder of the service binaries.
 LocalServices PlanLocalServices(const v1::RunConfig& config, const RunLayout& layout,
                                 const std::string& binaries);

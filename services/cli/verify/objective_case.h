@@ -84,6 +84,7 @@ CasePlan PlanAdvantagesTrl(const ObjectiveCase& golden);
 CasePlan PlanAdvantagesOpenRlhf(const ObjectiveCase& golden);
 CasePlan PlanRewardShaping(const ObjectiveCase& golden);
 CasePlan PlanOnlineDpo(const ObjectiveCase& golden);
+CasePlan PlanRewardModel(const ObjectiveCase& golden);
 
 // A [rows, width] batch and the tokens of it that count, laid end to end.
 struct PackedTokens {

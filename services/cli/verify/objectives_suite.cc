@@ -41,7 +41,7 @@ const std::map<std::string, Planner>& Planners() {
       {"policy_loss_trl", PlanPolicyLossTrl},
       {"policy_loss_verl", PlanPolicyLossVerl},
       {"preference", PlanOffline},
-      {"reward_model", PlanOffline},
+      {"reward_model", PlanRewardModel},
       {"reward_shaping", PlanRewardShaping},
       {"rollout_correction", PlanRolloutCorrection},
       {"value_loss", PlanValueLoss},

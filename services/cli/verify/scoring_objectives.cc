@@ -9,6 +9,7 @@
 #include "common/model/decoder.h"
 #include "common/model/scoring.h"
 #include "services/cli/verify/objective_case.h"
+#include "services/learner/algorithms/reward_model_loss.h"
 #include "services/learner/algorithms/token_loss.h"
 
 namespace rollcall::verify {
@@ -79,6 +80,27 @@ CasePlan PlanEntropyLogprob(const ObjectiveCase& golden) {
   plan.options = "float32 only: models compute in it";
   plan.float32_only = true;
   plan.replay = [&golden](at::ScalarType, CaseErrors& errors) { ReplayScores(golden, errors); };
+  return plan;
+}
+
+CasePlan PlanRewardModel(const ObjectiveCase& golden) {
+  CasePlan plan;
+  plan.options = "margin where the reference has one";
+  plan.replay = [&golden](at::ScalarType dtype, CaseErrors& errors) {
+    const Json hyper = golden.hyper();
+    const at::Tensor chosen = golden.In("chosen", dtype).requires_grad_(true);
+    const at::Tensor rejected = golden.In("rejected", dtype).requires_grad_(true);
+    const at::Tensor margin =
+        hyper.value("margin", false) ? golden.In("margin", dtype) : at::Tensor();
+    const auto centering = hyper.find("center_rewards_coefficient");
+    const double weight =
+        centering == hyper.end() || centering->is_null() ? 0.0 : centering->get<double>();
+    const at::Tensor loss = learner::RewardModelLoss(chosen, rejected, margin, weight).mean();
+    loss.backward();
+    errors.Number(loss.item<double>(), golden.Expected("loss", dtype));
+    errors.Tensor(chosen.grad(), golden.Out("grad_chosen", dtype));
+    errors.Tensor(rejected.grad(), golden.Out("grad_rejected", dtype));
+  };
   return plan;
 }
 

@@ -36,6 +36,8 @@ struct TrainSequence {
   // Whether every token was sampled under the version that is being trained, over keys and values of
   // that version (on-policy): the exact claim covers only these.
   bool on_policy = false;
+  // By how much a pair's chosen sequence is to win; stage reward_model only.
+  double margin = 0;
   // Whether the completion was cut off by a length limit instead of ending by itself.
   bool truncated = false;
 };

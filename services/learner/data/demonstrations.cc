@@ -1,150 +1,14 @@
 #include "services/learner/data/demonstrations.h"
 
 #include <algorithm>
-#include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
-#include "services/learner/data/column_path.h"
-#include "services/learner/data/jsonl_file.h"
-#include "services/learner/data/row_columns.h"
+#include "services/learner/data/demonstration_reader.h"
 #include "services/learner/data/row_policy.h"
 #include "services/learner/data/source_files.h"
 
 namespace rollcall::learner {
-namespace {
-
-class DemonstrationReader {
- public:
-  DemonstrationReader(const v1::DataSection& data, const text::Tokenizer& tokenizer,
-                      uint64_t max_sequence_tokens)
-      : data_(data), tokenizer_(tokenizer), max_sequence_tokens_(max_sequence_tokens) {}
-
-  absl::StatusOr<MaskedTokens> Read(const RowPlace& place, const nlohmann::json& row) const {
-    absl::StatusOr<MaskedTokens> tokens = Encode(place, row);
-    if (!tokens.ok()) return tokens;
-    // Nothing predicts a first token, which only a prompt of no tokens leaves in the loss.
-    if (!tokens->loss_mask.empty()) tokens->loss_mask[0] = 0;
-    if (std::find(tokens->loss_mask.begin(), tokens->loss_mask.end(), 1) ==
-        tokens->loss_mask.end()) {
-      return place.Error("expected a completion of at least one token after the first of the row");
-    }
-    return tokens;
-  }
-
-  absl::Status CheckLength(const RowPlace& place, const MaskedTokens& tokens) const {
-    const uint64_t prompt = PromptLength(tokens);
-    if (prompt > data_.max_prompt_tokens()) {
-      return place.Error(absl::StrCat("the prompt has ", prompt,
-                                      " tokens, data.max_prompt_tokens is ",
-                                      data_.max_prompt_tokens()));
-    }
-    if (max_sequence_tokens_ > 0 && tokens.token_ids.size() > max_sequence_tokens_) {
-      return place.Error(absl::StrCat("the row has ", tokens.token_ids.size(),
-                                      " tokens, the model's context is ", max_sequence_tokens_));
-    }
-    return absl::OkStatus();
-  }
-
-  // Drops the beginning of the prompt until both bounds hold; false where none of it would be left.
-  bool Truncate(MaskedTokens& tokens) const {
-    const uint64_t prompt = PromptLength(tokens), size = tokens.token_ids.size();
-    uint64_t cut = prompt - std::min<uint64_t>(prompt, data_.max_prompt_tokens());
-    if (max_sequence_tokens_ > 0) cut = std::max(cut, size - std::min(size, max_sequence_tokens_));
-    if (cut >= prompt) return false;
-    const auto count = static_cast<ptrdiff_t>(cut);
-    tokens.token_ids.erase(tokens.token_ids.begin(), tokens.token_ids.begin() + count);
-    tokens.loss_mask.erase(tokens.loss_mask.begin(), tokens.loss_mask.begin() + count);
-    return true;
-  }
-
- private:
-  // Tokens before the first taught one.
-  static uint64_t PromptLength(const MaskedTokens& tokens) {
-    return static_cast<uint64_t>(std::find(tokens.loss_mask.begin(), tokens.loss_mask.end(), 1) -
-                                 tokens.loss_mask.begin());
-  }
-
-  absl::StatusOr<MaskedTokens> Encode(const RowPlace& place, const nlohmann::json& row) const {
-    const FoundColumn prompt = FindPrompt(data_, row);
-    if (prompt.value == nullptr) return NoPrompt(data_, place, row);
-    const nlohmann::json* chat = FindColumn(row, data_.messages_column());
-    if (prompt.name == data_.prompt_column()) {
-      const nlohmann::json* completion = FindColumn(row, data_.completion_column());
-      if (completion != nullptr || chat == nullptr) {
-        return EncodePair(place, prompt, {data_.completion_column(), completion});
-      }
-    }
-    if (chat == nullptr) return EncodePair(place, prompt, FindAnswer(data_, row));
-    if (!CheckMessages(*chat).ok()) {
-      return place.WrongColumn(data_.messages_column(), "a list of messages with roles", *chat);
-    }
-    return AtPlace(place, EncodeChat(tokenizer_, *chat, 0));
-  }
-
-  absl::StatusOr<MaskedTokens> EncodePair(const RowPlace& place, const FoundColumn& prompt,
-                                          const FoundColumn& completion) const {
-    if (completion.value == nullptr) {
-      return place.Error(absl::StrCat("expected a column \"",
-                                      completion.name.empty() ? kAnswerColumn : completion.name,
-                                      "\" beside the column \"", prompt.name, "\""));
-    }
-    if (prompt.value->is_string()) {
-      if (!completion.value->is_string()) {
-        return place.WrongColumn(completion.name, "a string", *completion.value);
-      }
-      return EncodeStrings(prompt.value->get<std::string>(), completion.value->get<std::string>());
-    }
-    if (!CheckMessages(*prompt.value).ok()) {
-      return place.WrongColumn(prompt.name, "a string or a list of messages with roles",
-                               *prompt.value);
-    }
-    nlohmann::json messages = *prompt.value;
-    if (completion.value->is_string()) {
-      messages.push_back({{"role", "assistant"}, {"content", *completion.value}});
-    } else if (CheckMessages(*completion.value).ok()) {
-      messages.insert(messages.end(), completion.value->begin(), completion.value->end());
-    } else {
-      return place.WrongColumn(completion.name, "a string or a list of messages with roles",
-                               *completion.value);
-    }
-    return AtPlace(place, EncodeChat(tokenizer_, messages, prompt.value->size()));
-  }
-
-  absl::StatusOr<MaskedTokens> EncodeStrings(const std::string& prompt,
-                                             const std::string& completion) const {
-    MaskedTokens tokens;
-    ROLLCALL_ASSIGN_OR_RETURN(tokens.token_ids,
-                              tokenizer_.Encode(prompt, data_.add_special_tokens()));
-    ROLLCALL_ASSIGN_OR_RETURN(std::vector<uint32_t> rest,
-                              EncodeContinuation(tokenizer_, prompt, tokens.token_ids,
-                                                 prompt + completion, data_.add_special_tokens()));
-    if (data_.append_eos()) {
-      const std::optional<uint32_t> eos = tokenizer_.eos_id();
-      if (!eos.has_value()) {
-        return absl::FailedPreconditionError(
-            "data.append_eos is set, but the tokenizer names no end-of-sequence token");
-      }
-      if (rest.empty() || rest.back() != *eos) rest.push_back(*eos);
-    }
-    tokens.loss_mask.assign(tokens.token_ids.size(), 0);
-    tokens.loss_mask.insert(tokens.loss_mask.end(), rest.size(), 1);
-    tokens.token_ids.insert(tokens.token_ids.end(), rest.begin(), rest.end());
-    return tokens;
-  }
-
-  static absl::StatusOr<MaskedTokens> AtPlace(const RowPlace& place,
-                                              absl::StatusOr<MaskedTokens> tokens) {
-    return Annotate(std::move(tokens), absl::StrCat(place.path, ":", place.line));
-  }
-
-  const v1::DataSection& data_;
-  const text::Tokenizer& tokenizer_;
-  const uint64_t max_sequence_tokens_;
-};
-
-}  // namespace
 
 absl::StatusOr<DemonstrationSet> LoadDemonstrations(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
@@ -156,7 +20,8 @@ absl::StatusOr<DemonstrationSet> LoadDemonstrations(
     auto tokens = reader.Read(place, row);
     if (!tokens.ok()) return policy.OnBadRow(tokens.status());
     if (const absl::Status fits = reader.CheckLength(place, *tokens); !fits.ok()) {
-      if (!policy.truncates() || !reader.Truncate(*tokens)) return policy.OnLongRow(fits);
+      if (!policy.truncates() || !reader.Cut(*tokens, reader.Surplus(*tokens)))
+        return policy.OnLongRow(fits);
       policy.CountTruncated(fits);
     }
     set.rows.push_back(*std::move(tokens));

@@ -36,6 +36,12 @@ class StepTotals {
   // counts with `weight`.
   void AddPairs(const PackedBatch& packed, const at::Tensor& margins, const at::Tensor& losses,
                 const at::Tensor& entropy, double weight);
+  // One whose loss is that of whole sequences.
+  void AddMicroBatch(uint64_t tokens, double loss) {
+    ++micro_batches_;
+    tokens_ += tokens;
+    loss_ += loss;
+  }
   // Compares the micro-batch's log-probs with those of the rollout, over sequences that are
   // on-policy.
   void MeasureGap(const TrainBatch& batch, const PackedBatch& packed, const at::Tensor& logprobs);

@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
                                                          ProcessGroup* group, Clock* clock,
                                                          TrainerCompanions companions) {
   Objective objective;
-  if (config.stage() != v1::STAGE_SFT) {
+  if (config.stage() != v1::STAGE_SFT && config.stage() != v1::STAGE_REWARD_MODEL) {
     ROLLCALL_ASSIGN_OR_RETURN(objective,
                               ComposeObjective(config.algorithm(), config.sampling().max_tokens()));
     if (config.sampling().temperature() <= 0) {
@@ -80,7 +80,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
 Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
                  ProcessGroup* group, Clock* clock, TrainerCompanions companions)
     : config_(config),
-      supervised_(config.stage() == v1::STAGE_SFT),
+      supervised_(config.stage() == v1::STAGE_SFT || config.stage() == v1::STAGE_REWARD_MODEL),
       objective_(std::move(objective)),
       // The float32 that every request to a generator carries, not the decimal it was written as:
       // the inverses of the two can round to different floats, and log-probs would differ.
@@ -134,6 +134,7 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
   report.metrics["train/lr"] = lr;
   proximal_.clear();
   old_values_.clear();
+  if (config_.stage() == v1::STAGE_REWARD_MODEL) return TrainRewardModel(batch, report, lr);
   if (supervised_) return TrainSupervised(batch, lr);
   if (config_.algorithm().shuffle_rewards()) PermuteRewards(batch, config_.seed(), report.step);
   if (reference_.has_value()) ROLLCALL_RETURN_IF_ERROR(ScoreReference(batch));

@@ -53,10 +53,21 @@ struct TrainerCompanions {
   std::optional<model::Decoder> reference;
 };
 
+// Sums over pairs of sequences, in float64.
+struct PairTotals {
+  double pairs = 0, right = 0, difference = 0, rewards = 0, loss = 0;
+
+  // chosen, rejected, losses: [pairs].
+  void Add(const at::Tensor& chosen, const at::Tensor& rejected, const at::Tensor& losses);
+  // <prefix>accuracy: share of pairs whose chosen sequence has the larger reward; …difference: mean
+  // of chosen less rejected; …reward_mean: of all rewards.
+  void Report(const std::string& prefix, std::map<std::string, double>& metrics) const;
+};
+
 // The model under training with its optimizer: turns batches into updates.
 //
 // A step is one batch: algorithm.epochs_per_batch passes over algorithm.mini_batches updates (rl),
-// or one update (sft). Each mini-batch is packed into micro-batches of at most
+// or one update (sft, reward_model). Each mini-batch is packed into micro-batches of at most
 // learner.micro_batch_tokens; losses are normalised over the mini-batch, so the packing changes
 // memory and speed only. Deterministic: equal weights, state and batch (in whatever order its
 // sequences come) give the same bits in every run, with any number of threads.
@@ -86,6 +97,10 @@ class Trainer {
   //   ABORTED              learner.max_consecutive_skipped_steps updates in a row were not finite
   //   RESOURCE_EXHAUSTED   out of memory: lower learner.micro_batch_tokens
   absl::StatusOr<StepReport> TrainStep(TrainBatch batch);
+
+  // Stage reward_model: eval/accuracy, …difference, …reward_mean, …loss and …pairs of held-out pairs
+  // (BatchOfPairs). Changes nothing. RESOURCE_EXHAUSTED as above.
+  absl::StatusOr<std::map<std::string, double>> EvaluatePairs(const TrainBatch& batch);
 
   // Steps taken: 0 is the initial policy.
   uint64_t step() const { return step_; }
@@ -147,6 +162,13 @@ class Trainer {
                                            model::EntropyMode entropy);
   TokenLoss LossOf(const PackedBatch& packed, const BatchAdvantages& advantages,
                    const model::TokenScores& scores) const;
+  // One update from recorded pairs, stage reward_model (reward_model_step.cc).
+  absl::Status TrainRewardModel(const TrainBatch& batch, StepReport& report, double lr);
+  // RewardModelLoss of the pairs whose sequences are at `places`: [pairs].
+  absl::StatusOr<at::Tensor> PairLosses(const TrainBatch& batch, const std::vector<size_t>& places,
+                                        PairTotals& totals);
+  // The value at the end of each packed sequence: [sequences].
+  absl::StatusOr<at::Tensor> Rewards(const TrainBatch& batch, const PackedBatch& packed);
   absl::Status JudgeGap() const;
   absl::Status LoadCompanions(const std::string& folder);
   absl::Status Update(double loss, double lr);

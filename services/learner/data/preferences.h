@@ -1,0 +1,68 @@
+#pragma once
+
+#include <google/protobuf/repeated_ptr_field.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/text/tokenizer.h"
+#include "rollcall/v1/config.pb.h"
+#include "services/learner/batching/batch.h"
+#include "services/learner/data/chat_encoding.h"
+#include "services/learner/data/mixture_order.h"
+#include "services/learner/data/prompt_set.h"
+
+namespace rollcall::learner {
+
+// Two completions of one prompt, the first preferred.
+struct PreferencePair {
+  MaskedTokens chosen;
+  MaskedTokens rejected;
+  // By how much, in the reward's units; 0 where the row does not say.
+  double margin = 0;
+};
+
+// Preferences, tokenised, in the order of their files.
+struct PreferenceSet {
+  std::vector<PreferencePair> pairs;
+  // Of the files in turn, where they have weights; else empty.
+  std::vector<SourceRows> sources;
+  LeftOutRows left_out;
+};
+
+// Reads pairs. A row has data.prompt_column, data.chosen_column and data.rejected_column, strings or
+// lists of messages, each of the two encoded as LoadDemonstrations encodes a completion; with
+// data.margin_column set it has that number, too. Errors and bounds on lengths are those of
+// LoadDemonstrations, for both completions; truncating drops the same beginning of the prompt from
+// both.
+absl::StatusOr<PreferenceSet> LoadPreferences(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);
+
+// The pairs as a batch that the trainer takes in stage reward_model: 2 * i is a pair's chosen
+// sequence, 2 * i + 1 its rejected one.
+TrainBatch BatchOfPairs(const std::vector<const PreferencePair*>& pairs);
+
+// Batches of pairs: that of step s is a pure function of pairs, seed and s. Endless; never blocks.
+class PreferenceSource final : public BatchSource {
+ public:
+  // `set` holds at least one pair, as LoadPreferences promises; pairs_per_step >= 1.
+  PreferenceSource(std::shared_ptr<const PreferenceSet> set, uint64_t seed, bool shuffle,
+                   uint32_t pairs_per_step)
+      : set_(std::move(set)),
+        order_(seed, set_->pairs.size(), shuffle, set_->sources),
+        pairs_per_step_(pairs_per_step) {}
+
+  // Metrics: length/mean (tokens), data/epoch. INVALID_ARGUMENT when step is 0.
+  absl::StatusOr<TrainBatch> Next(uint64_t step) override;
+
+ private:
+  const std::shared_ptr<const PreferenceSet> set_;
+  const MixtureOrder order_;
+  const uint32_t pairs_per_step_;
+};
+
+}  // namespace rollcall::learner
