@@ -236,7 +236,10 @@ TEST(FieldHelpTest, DescribesFieldsAndSections) {
   ASSERT_TRUE(verifiers.ok());
   EXPECT_THAT(*verifiers, HasSubstr("> 0, default 60, in seconds"));
   EXPECT_THAT(*FieldHelp(schema, "sampling"), HasSubstr("  top_p: a finite number, > 0 and <= 1"));
-  EXPECT_THAT(*FieldHelp(schema, ""), HasSubstr("  stage: one of rl, sft, eval, default rl"));
+  EXPECT_THAT(
+      *FieldHelp(schema, ""),
+      HasSubstr(
+          "  stage: one of rl, sft, eval, reward_model, dpo, simpo, orpo, kto, rlaif, default rl"));
   EXPECT_EQ(FieldHelp(schema, "learner.optimiser.lr").status(),
             absl::NotFoundError("learner.optimiser: unknown field; did you mean optimizer?"));
   EXPECT_EQ(FieldHelp(schema, "seed.x").status().code(), absl::StatusCode::kNotFound);

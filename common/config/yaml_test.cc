@@ -100,7 +100,9 @@ TEST(ParseYamlTest, ErrorsNameFileLineAndPath) {
        "run.yaml:3: learner.optimizer.lr: must be >= 0, got -1"},
       {"learner:\n  stpes: 3\n", "run.yaml:2: learner.stpes: unknown field; did you mean steps?"},
       {"zebra_crossing: 1\n", "run.yaml:1: zebra_crossing: unknown field; expected one of name,"},
-      {"stage: lr\n", "run.yaml:1: stage: expected one of rl, sft, eval, got \"lr\""},
+      {"stage: lr\n",
+       "run.yaml:1: stage: expected one of rl, sft, eval, reward_model, dpo, simpo, orpo, kto, "
+       "rlaif, got \"lr\""},
       {"stage: unspecified\n", "run.yaml:1: stage: expected one of rl, sft"},
       {"stage: RL\n", "run.yaml:1: stage: expected one of rl, sft"},
       {"seed: -1\n", "run.yaml:1: seed: expected an integer from 0 to 18446744073709551615"},
@@ -145,7 +147,8 @@ TEST(ParseYamlTest, ErrorsNameFileLineAndPath) {
 TEST(ParseYamlTest, ReportsEveryMistakeAtOnceUpToALimit) {
   EXPECT_EQ(ErrorOf("seed: x\nstage: y\n"),
             "run.yaml:1: seed: expected an integer from 0 to 18446744073709551615, got \"x\"\n"
-            "run.yaml:2: stage: expected one of rl, sft, eval, got \"y\"");
+            "run.yaml:2: stage: expected one of rl, sft, eval, reward_model, dpo, simpo, orpo, "
+            "kto, rlaif, got \"y\"");
   std::string many;
   for (int i = 0; i < 25; ++i) absl::StrAppend(&many, "unknown_", i, ": 1\n");
   EXPECT_THAT(ErrorOf(many), HasSubstr("and 5 more"));
