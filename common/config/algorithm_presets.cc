@@ -16,8 +16,8 @@ bool HasTokenRewards(const v1::AlgorithmSection& algorithm) {
          algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_CRITIC;
 }
 
-bool TakesPairs(const v1::AlgorithmSection& algorithm) {
-  return algorithm.preset() == v1::ALGORITHM_PRESET_ONLINE_DPO;
+bool Distils(const v1::AlgorithmSection& algorithm) {
+  return algorithm.preset() == v1::ALGORITHM_PRESET_DISTILLATION;
 }
 
 bool ComparesGroup(const v1::AlgorithmSection& algorithm) {
@@ -33,6 +33,7 @@ class Rules {
     CheckGroups();
     CheckSampling();
     CheckPairs();
+    CheckTeacher();
     CheckReferences();
     CheckAdvantage();
     CheckPolicyLoss();
@@ -132,7 +133,7 @@ class Rules {
   void CheckPairs() {
     if (!TakesPairs(algorithm_)) return;
     const auto refuse = [&](bool given, const char* field) {
-      if (given) Add(field, "is no part of online_dpo, whose loss is that of a pair");
+      if (given) Add(field, "is no part of ", name_, ", whose loss is that of a pair");
     };
     refuse(algorithm_.kl_coefficient() > 0, "kl_coefficient");
     refuse(HasTokenRewards(algorithm_), "advantage_baseline");
@@ -143,9 +144,30 @@ class Rules {
            "behavior_correction");
   }
 
+  void CheckTeacher() {
+    if (!Distils(algorithm_)) return;
+    const v1::ReferenceSection& teacher = config_.reference();
+    if (algorithm_.kl_coefficient() == 0) {
+      Add("kl_coefficient", "weighs the teacher in distillation: must be > 0, got 0");
+    }
+    if (algorithm_.reference_refresh_steps() > 0) {
+      Add("reference_refresh_steps", "would put the student in its teacher's place: must be 0");
+    }
+    if (teacher.model_path().empty() && teacher.addresses().empty()) {
+      found_.push_back({"reference.model_path",
+                        "is needed by distillation: the teacher, a model with the policy's "
+                        "tokenizer"});
+    }
+    if (!teacher.model_path().empty() && teacher.model_path() == config_.model().path()) {
+      found_.push_back({"reference.model_path",
+                        "is model.path: a student that is its own teacher learns nothing"});
+    }
+  }
+
   void CheckReferences() {
     if (algorithm_.reference_refresh_steps() > 0 && !AsksReference(algorithm_)) {
-      Add("reference_refresh_steps", "needs a reference: kl_coefficient > 0 or online_dpo");
+      Add("reference_refresh_steps",
+          "needs a reference: kl_coefficient > 0, online_dpo or iterative_dpo");
     }
   }
 
@@ -232,6 +254,16 @@ std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset) {
               {"kl_coefficient", "0.05"}};
     case v1::ALGORITHM_PRESET_ONLINE_DPO:  // arXiv 2402.04792, section 3
       return {{"kl_coefficient", "0"}};
+    case v1::ALGORITHM_PRESET_ITERATIVE_DPO:  // arXiv 2404.19733, section 2
+      return {{"kl_coefficient", "0"},
+              {"reference_refresh_steps", "1"},
+              {"mini_batches", "4"},
+              {"epochs_per_batch", "2"}};
+    case v1::ALGORITHM_PRESET_DISTILLATION:  // arXiv 2306.13649, section 3; 2306.08543, section 2.2
+      return {{"advantage_baseline", "none"}, {"advantage_normalization", "none"},
+              {"gamma", "0"},                 {"aggregation", "token_mean"},
+              {"kl_placement", "reward"},     {"kl_estimator", "k1"},
+              {"kl_coefficient", "1"}};
     default:  // grpo: arXiv 2402.03300, equations 3 and 4
       return {};
   }
@@ -241,6 +273,25 @@ std::string PresetName(v1::AlgorithmPreset preset) {
   if (preset == v1::ALGORITHM_PRESET_UNSPECIFIED) preset = v1::ALGORITHM_PRESET_GRPO;
   const std::string& name = v1::AlgorithmPreset_Name(preset);
   return absl::AsciiStrToLower(absl::StripPrefix(name, "ALGORITHM_PRESET_"));
+}
+
+std::vector<PresetCell> RunCells(const v1::RunConfig& config) {
+  const v1::AlgorithmSection& algorithm = config.algorithm();
+  if (config.stage() != v1::STAGE_RL || config.learner().max_staleness() == 0 ||
+      TakesPairs(algorithm)) {
+    return {};
+  }
+  return {{"behavior_correction", "token_truncate"}};
+}
+
+bool TakesPairs(const v1::AlgorithmSection& algorithm) {
+  return algorithm.preset() == v1::ALGORITHM_PRESET_ONLINE_DPO ||
+         algorithm.preset() == v1::ALGORITHM_PRESET_ITERATIVE_DPO;
+}
+
+bool NeedsRewardService(const v1::RunConfig& config) {
+  return config.stage() != v1::STAGE_RL || !Distils(config.algorithm()) ||
+         config.reward().verifiers_size() > 0;
 }
 
 bool AsksReference(const v1::AlgorithmSection& algorithm) {

@@ -99,7 +99,8 @@ void CheckVerifier(const std::string& path, const v1::VerifierConfig& verifier, 
   }
 }
 
-void CheckReward(const v1::RewardSection& reward, Role role, Violations* found) {
+void CheckReward(const v1::RunConfig& config, Role role, Violations* found) {
+  const v1::RewardSection& reward = config.reward();
   CheckAddress("reward.listen", reward.listen(), found);
   if (reward.verifiers().empty()) {
     found->Add("reward.verifiers", "needs at least one verifier: without one there is no reward");
@@ -118,7 +119,8 @@ void CheckReward(const v1::RewardSection& reward, Role role, Violations* found) 
     }
     any_effect = any_effect || verifier.weight() != 0 || verifier.has_gate();
   }
-  if (!any_effect) {
+  // Distillation learns without a reward; what verifiers say may be for the record only.
+  if (!any_effect && config.algorithm().preset() != v1::ALGORITHM_PRESET_DISTILLATION) {
     found->Add("reward.verifiers", "every weight is 0 and none has a gate: the reward would be 0");
   }
 }
@@ -174,7 +176,7 @@ void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
                kMaxSamplesPerStep, ", got ", prompts * samples);
   }
   CheckGenerator(config, found);
-  CheckReward(config.reward(), Role::kRun, found);
+  if (NeedsRewardService(config)) CheckReward(config, Role::kRun, found);
   if (NeedsReferenceService(config)) CheckReference(config, found);
 }
 
@@ -198,7 +200,7 @@ void CheckRun(const v1::RunConfig& config, Violations* found) {
   }
   if (!trains) {
     CheckGenerator(config, found);
-    CheckReward(config.reward(), Role::kRun, found);
+    CheckReward(config, Role::kRun, found);
   }
   if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
 }
@@ -241,10 +243,14 @@ std::vector<std::string_view> RequiredSections(Role role) {
   return {};
 }
 
-// A preset fills the cells that neither the file nor a --set wrote; from then on every cell is
-// explicit, also in the effective configuration.
-absl::Status FillPresetCells(const Origins& origins, v1::AlgorithmSection* algorithm) {
-  for (const PresetCell& cell : PresetCells(algorithm->preset())) {
+// A preset, and the rest of the run, fill the cells that neither the file nor a --set wrote; from
+// then on every cell is explicit, also in the effective configuration.
+absl::Status FillCells(const Origins& origins, v1::RunConfig* config) {
+  v1::AlgorithmSection* algorithm = config->mutable_algorithm();
+  std::vector<PresetCell> cells = RunCells(*config);
+  const std::vector<PresetCell> row = PresetCells(algorithm->preset());
+  cells.insert(cells.end(), row.begin(), row.end());
+  for (const PresetCell& cell : cells) {
     const std::string name(cell.field);
     if (origins.count("algorithm." + name) != 0) continue;
     const auto* field = algorithm->GetDescriptor()->FindFieldByName(name);
@@ -271,7 +277,7 @@ std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
       break;
     case Role::kReward:
     case Role::kRewardModel:
-      CheckReward(config.reward(), role, &found);
+      CheckReward(config, role, &found);
       break;
     case Role::kReference:
       CheckReference(config, &found);
@@ -314,7 +320,7 @@ absl::StatusOr<v1::RunConfig> LoadRunConfig(const std::string& path,
   const std::vector<std::string_view> sections = RequiredSections(role);
   const LoadOptions options{.required_in = sections};
   ROLLCALL_RETURN_IF_ERROR(LoadYaml(path, sets, &config, options, &origins));
-  ROLLCALL_RETURN_IF_ERROR(FillPresetCells(origins, config.mutable_algorithm()));
+  ROLLCALL_RETURN_IF_ERROR(FillCells(origins, &config));
   std::vector<std::string> lines;
   for (const Violation& violation : FindViolations(config, role)) {
     const auto origin = origins.find(violation.field);

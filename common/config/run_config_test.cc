@@ -66,14 +66,58 @@ TEST(LoadRunConfigTest, APresetFillsWhatIsNotSet) {
 TEST(LoadRunConfigTest, EveryPresetLoadsAndKeepsItsRowWhenReadAgain) {
   for (int id = 1; id < v1::AlgorithmPreset_ARRAYSIZE; ++id) {
     const auto preset = static_cast<v1::AlgorithmPreset>(id);
-    const v1::AlgorithmSection section =
-        AlgorithmOf({absl::StrCat("algorithm.preset=", PresetName(preset))});
+    const v1::AlgorithmSection section = AlgorithmOf(
+        {absl::StrCat("algorithm.preset=", PresetName(preset)), "reference.model_path=teacher"});
     EXPECT_EQ(section.preset(), preset);
     EXPECT_EQ(PresetCells(preset).empty(), preset == v1::ALGORITHM_PRESET_GRPO);
     v1::AlgorithmSection again;
     ASSERT_EQ(ParseYaml(FormatYaml(section), "again", {}, &again), absl::OkStatus());
     EXPECT_EQ(again.SerializeAsString(), section.SerializeAsString()) << PresetName(preset);
   }
+}
+
+// Rollouts that may be old are corrected for their age, unless the file says otherwise.
+TEST(LoadRunConfigTest, AnAsynchronousRunCorrectsForStaleRollouts) {
+  EXPECT_EQ(AlgorithmOf({}).behavior_correction(), v1::BEHAVIOR_CORRECTION_NONE);
+  EXPECT_EQ(AlgorithmOf({"learner.max_staleness=1"}).behavior_correction(),
+            v1::BEHAVIOR_CORRECTION_TOKEN_TRUNCATE);
+  EXPECT_EQ(AlgorithmOf({"learner.max_staleness=1", "algorithm.behavior_correction=none"})
+                .behavior_correction(),
+            v1::BEHAVIOR_CORRECTION_NONE);
+  EXPECT_EQ(AlgorithmOf({"learner.max_staleness=1", "algorithm.behavior_correction=sequence_mask"})
+                .behavior_correction(),
+            v1::BEHAVIOR_CORRECTION_SEQUENCE_MASK);
+  // A loss of pairs has no ratio to correct.
+  EXPECT_EQ(AlgorithmOf({"learner.max_staleness=1", "algorithm.preset=online_dpo"})
+                .behavior_correction(),
+            v1::BEHAVIOR_CORRECTION_NONE);
+}
+
+TEST(LoadRunConfigTest, OnlyDistillationGoesWithoutAReward) {
+  const std::vector<std::string> run = {"model.path=m", "data.train=[{path: a}]",
+                                        "reference.model_path=t"};
+  const auto status_with = [&](std::vector<std::string> sets) {
+    sets.insert(sets.begin(), run.begin(), run.end());
+    return LoadRunConfig("", sets).status();
+  };
+  EXPECT_EQ(status_with({"algorithm.preset=distillation"}), absl::OkStatus());
+  EXPECT_EQ(status_with({"algorithm.preset=distillation",
+                         "reward.verifiers=[{name: a, weight: 0, length: {}}]"}),
+            absl::OkStatus());
+  EXPECT_THAT(std::string(status_with({"algorithm.preset=distillation",
+                                       "reward.verifiers=[{name: A, length: {}}]"})
+                              .message()),
+              HasSubstr("reward.verifiers[0].name: only a to z"));
+  EXPECT_THAT(std::string(status_with({"algorithm.preset=reinforce_pp"}).message()),
+              HasSubstr("reward.verifiers: needs at least one verifier"));
+  EXPECT_THAT(std::string(status_with({"algorithm.preset=reinforce_pp",
+                                       "reward.verifiers=[{name: a, weight: 0, length: {}}]"})
+                              .message()),
+              HasSubstr("reward.verifiers: every weight is 0"));
+  EXPECT_THAT(std::string(status_with({"algorithm.preset=distillation", "stage=eval",
+                                       "data.evaluation=[{path: e}]"})
+                              .message()),
+              HasSubstr("reward.verifiers: needs at least one verifier"));
 }
 
 TEST(LoadRunConfigTest, RefusesEachBrokenRuleWithItsFieldAndOrigin) {
@@ -89,6 +133,14 @@ TEST(LoadRunConfigTest, RefusesEachBrokenRuleWithItsFieldAndOrigin) {
        "algorithm.kl_coefficient: is no part of online_dpo"},
       {"algorithm={preset: online_dpo, mask_truncated: true}",
        "algorithm.mask_truncated: is no part of online_dpo"},
+      {"algorithm={preset: iterative_dpo, entropy_coefficient: 0.1}",
+       "algorithm.entropy_coefficient: is no part of iterative_dpo"},
+      {"algorithm.preset=distillation",
+       "reference.model_path: is needed by distillation: the teacher"},
+      {"algorithm={preset: distillation, kl_coefficient: 0}",
+       "algorithm.kl_coefficient: weighs the teacher in distillation: must be > 0, got 0"},
+      {"algorithm={preset: distillation, reference_refresh_steps: 1}",
+       "algorithm.reference_refresh_steps: would put the student in its teacher's place"},
       {"algorithm={preset: remax, mini_batches: 2}", "algorithm.policy_loss: reinforce has no"},
       {"algorithm.reward_whitening=true",
        "algorithm.reward_whitening: scales the rewards of tokens"},

@@ -39,11 +39,11 @@ absl::Status AwaitAnswer(const std::string& who, absl::Time deadline, const RunC
   }
 }
 
-absl::Status CheckAddresses(const v1::RunConfig& config, bool with_reference) {
+absl::Status CheckAddresses(const v1::RunConfig& config, bool with_reward, bool with_reference) {
   if (config.generator().addresses().empty()) {
     return absl::InvalidArgumentError("generator.addresses: needs at least one generator");
   }
-  if (config.reward().address().empty()) {
+  if (with_reward && config.reward().address().empty()) {
     return absl::InvalidArgumentError("reward.address: needs a reward service");
   }
   if (with_reference && config.reference().addresses().empty()) {
@@ -76,6 +76,7 @@ RolloutStack::RolloutStack(const v1::RunConfig& config, RolloutIdentity identity
       ledger_(ledger),
       control_(control),
       metrics_(metrics),
+      with_reward_(config::NeedsRewardService(config)),
       with_reference_(NeedsReference(config)) {}
 
 RolloutStack::~RolloutStack() { Stop(); }
@@ -83,14 +84,16 @@ RolloutStack::~RolloutStack() { Stop(); }
 absl::Status RolloutStack::Connect() {
   generator_addresses_ = {config_.generator().addresses().begin(),
                           config_.generator().addresses().end()};
-  ROLLCALL_RETURN_IF_ERROR(CheckAddresses(config_, with_reference_));
+  ROLLCALL_RETURN_IF_ERROR(CheckAddresses(config_, with_reward_, with_reference_));
   rpc::ChannelOptions channel;
   ROLLCALL_ASSIGN_OR_RETURN(channel.security, rpc::Security::FromConfig(config_.security()));
   for (const std::string& address : generator_addresses_) {
     ROLLCALL_ASSIGN_OR_RETURN(services_.generators.emplace_back(), rpc::Connect(address, channel));
   }
-  services_.reward_address = config_.reward().address();
-  ROLLCALL_ASSIGN_OR_RETURN(services_.reward, rpc::Connect(services_.reward_address, channel));
+  if (with_reward_) {
+    services_.reward_address = config_.reward().address();
+    ROLLCALL_ASSIGN_OR_RETURN(services_.reward, rpc::Connect(services_.reward_address, channel));
+  }
   if (with_reference_) {
     for (const std::string& address : config_.reference().addresses()) {
       services_.reference_addresses.push_back(address);
@@ -159,7 +162,7 @@ void RolloutStack::OnFatal(const absl::Status& status) { control_->Fail(status);
 
 absl::Status RolloutStack::AwaitServices() {
   const absl::Time deadline = absl::Now() + absl::Seconds(config_.rpc().connect_timeout());
-  ROLLCALL_RETURN_IF_ERROR(AwaitReward(deadline));
+  if (with_reward_) ROLLCALL_RETURN_IF_ERROR(AwaitReward(deadline));
   std::string reference_hash;
   for (size_t i = 0; i < services_.references.size(); ++i) {
     ROLLCALL_RETURN_IF_ERROR(AwaitReference(i, deadline, &reference_hash));
@@ -193,13 +196,17 @@ absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline,
   ROLLCALL_RETURN_IF_ERROR(AwaitAnswer(who, deadline, *control_, [&](grpc::ClientContext& context) {
     return stub->Describe(&context, v1::DescribeModelRequest(), &description);
   }));
-  if (description.vocab_size() != identity_.vocab_size) {
+  const std::string& tokenizer = identity_.version.tokenizer_hash;
+  const bool known = !description.tokenizer_hash().empty() && !tokenizer.empty();
+  const bool same = known && description.tokenizer_hash() == tokenizer;
+  // Models of one family may pad the vocabulary of their one tokenizer differently.
+  if (description.vocab_size() != identity_.vocab_size &&
+      !(same && description.vocab_size() > identity_.vocab_size)) {
     return absl::FailedPreconditionError(
         absl::StrCat(who, " has a vocabulary of ", description.vocab_size(), ", the policy one of ",
                      identity_.vocab_size));
   }
-  if (!description.tokenizer_hash().empty() && !identity_.version.tokenizer_hash.empty() &&
-      description.tokenizer_hash() != identity_.version.tokenizer_hash) {
+  if (known && !same) {
     return absl::FailedPreconditionError(
         absl::StrCat(who,
                      " has another tokenizer than the policy: its log-probs would be of "
@@ -234,6 +241,7 @@ GroupSpec RolloutStack::SpecOf(uint32_t samples, float temperature) const {
   const v1::SamplingSection& sampling = config_.sampling();
   GroupSpec spec;
   spec.run_seed = config_.seed();
+  spec.with_score = with_reward_;
   spec.num_samples = samples;
   spec.sampling.set_temperature(temperature);
   spec.sampling.set_top_k(sampling.top_k());
@@ -283,6 +291,9 @@ Evaluator* RolloutStack::MakeEvaluator(std::vector<v1::PromptRow> prompts) {
   options.group = SpecOf(config_.evaluation().samples_per_prompt(),
                          config_.evaluation().has_temperature() ? config_.evaluation().temperature()
                                                                 : config_.sampling().temperature());
+  // How far the student still is from its teacher.
+  options.group.with_reference =
+      with_reference_ && config_.algorithm().preset() == v1::ALGORITHM_PRESET_DISTILLATION;
   options.stall_timeout = absl::Seconds(config_.learner().stall_timeout());
   absl::MutexLock lock(&mutex_);
   evaluator_ =

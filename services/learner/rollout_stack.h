@@ -49,8 +49,8 @@ class RolloutStack final : public GeneratorObserver {
   // Makes this version the one to sample from.
   void Publish(PreparedVersionPtr version);
 
-  // Blocks until one generator serves the published version and reward and reference services
-  // answer, or rpc.connect_timeout: DEADLINE_EXCEEDED names who is missing. CANCELLED or the
+  // Blocks until one generator serves the published version and those of reward and reference
+  // services that the run needs answer, or rpc.connect_timeout: DEADLINE_EXCEEDED names who is missing. CANCELLED or the
   // failure when interrupted.
   absl::Status AwaitServices();
 
@@ -90,6 +90,7 @@ class RolloutStack final : public GeneratorObserver {
   Ledger* const ledger_;
   RunControl* const control_;
   LearnerMetrics* const metrics_;
+  const bool with_reward_;
   const bool with_reference_;
 
   RolloutServices services_;

@@ -28,7 +28,9 @@ absl::Status CheckAddresses(const v1::RunConfig& config) {
   const bool refers = config::NeedsReferenceService(config);
   std::vector<std::string> missing;
   if (config.generator().addresses().empty()) missing.push_back("generator.addresses");
-  if (config.reward().address().empty()) missing.push_back("reward.address");
+  if (config::NeedsRewardService(config) && config.reward().address().empty()) {
+    missing.push_back("reward.address");
+  }
   if (refers && config.reference().addresses().empty()) missing.push_back("reference.addresses");
   if (config.stage() == v1::STAGE_SFT || missing.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--connect drives services that run already: set ",

@@ -193,6 +193,28 @@ TEST_F(ExplainTest, CountsTheLearnersOwnCriticAndReference) {
   EXPECT_THAT(FormatText(pairs), HasSubstr("L = 1/P · Σ −log σ(0.1·h)"));
 }
 
+TEST_F(ExplainTest, SaysWhoTeachesAndWhenTheReferenceMoves) {
+  const std::string path = "model.path=" + folder_ + "/model";
+  const Explanation taught =
+      Explain(Load({path, "algorithm.preset=distillation", "reference.model_path=/teacher",
+                    "reward.verifiers=[]"}));
+  EXPECT_THAT(FormatText(taught),
+              AllOf(HasSubstr("A = r_t, each token's own"), HasSubstr("r = 0, no verifier counts"),
+                    HasSubstr("KL = d (k1)"), HasSubstr("r_t loses 1·KL_t"),
+                    HasSubstr("π_ref is the teacher, /teacher")));
+  ASSERT_EQ(taught.models.size(), 3u);
+  EXPECT_EQ(taught.models[2].name, "reference");
+  EXPECT_EQ(taught.models[2].path, "/teacher");
+  EXPECT_THAT(taught.warnings, IsEmpty());
+
+  const Explanation rounds = Explain(Load({path, "algorithm.preset=iterative_dpo"}));
+  EXPECT_THAT(FormatText(rounds),
+              AllOf(HasSubstr("L = 1/P · Σ −log σ(0.1·h)"),
+                    HasSubstr("π_ref becomes π after every step"),
+                    HasSubstr("4 mini-batches × 2 epochs = 8 steps a rollout batch")));
+  EXPECT_EQ(rounds.models.back().name, "learner: reference");
+}
+
 TEST_F(ExplainTest, WritesTheSameAsJson) {
   const auto json = nlohmann::json::parse(FormatJson(Explain(Load(
       {"model.path=" + folder_ + "/model", "sampling.top_p=0.5", "data.max_prompt_tokens=100"}))));

@@ -6,13 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "common/config/algorithm_presets.h"
 
 namespace rollcall::explain {
 namespace {
 
-bool IsOnlineDpo(const v1::AlgorithmSection& algorithm) {
-  return algorithm.preset() == v1::ALGORITHM_PRESET_ONLINE_DPO;
-}
 bool HasKl(const v1::AlgorithmSection& algorithm) { return algorithm.kl_coefficient() > 0; }
 bool KlInReward(const v1::AlgorithmSection& algorithm) {
   return HasKl(algorithm) && algorithm.kl_placement() == v1::KL_PLACEMENT_REWARD;
@@ -99,6 +97,7 @@ std::string Centred(const v1::AlgorithmSection& algorithm) {
       return absl::StrCat("Σ_{u ≥ t} ", algorithm.gamma(),
                           "^(u−t)·r_u − r of the prompt's greedy completion");
     case v1::ADVANTAGE_BASELINE_NONE:
+      if (algorithm.gamma() == 0) return "r_t, each token's own";
       return absl::StrCat("Σ_{u ≥ t} ", algorithm.gamma(), "^(u−t)·r_u");
     case v1::ADVANTAGE_BASELINE_CRITIC:
       return absl::StrCat("Σ_{u ≥ t} (", algorithm.gamma(), "·", algorithm.gae_lambda(),
@@ -124,7 +123,19 @@ std::string AdvantageText(const v1::AlgorithmSection& algorithm) {
   }
 }
 
-std::string KlText(const v1::AlgorithmSection& algorithm) {
+std::string ReferenceText(const v1::RunConfig& config) {
+  const v1::AlgorithmSection& algorithm = config.algorithm();
+  if (algorithm.preset() == v1::ALGORITHM_PRESET_DISTILLATION) {
+    return absl::StrCat("π_ref is the teacher, ", config.reference().model_path());
+  }
+  if (algorithm.reference_refresh_steps() == 1) return "π_ref becomes π after every step";
+  return algorithm.reference_refresh_steps() > 0
+             ? absl::StrCat("π_ref becomes π every ", algorithm.reference_refresh_steps(), " steps")
+             : "π_ref is frozen";
+}
+
+std::string KlText(const v1::RunConfig& config) {
+  const v1::AlgorithmSection& algorithm = config.algorithm();
   std::string value;
   switch (algorithm.kl_estimator()) {
     case v1::KL_ESTIMATOR_K1:
@@ -152,12 +163,7 @@ std::string KlText(const v1::AlgorithmSection& algorithm) {
     absl::StrAppend(&text, "; the coefficient adapts to a KL of ", algorithm.kl_target(), " over ",
                     algorithm.kl_horizon(), " sequences");
   }
-  if (algorithm.reference_refresh_steps() > 0) {
-    absl::StrAppend(&text, "; π_ref becomes π every ", algorithm.reference_refresh_steps(),
-                    " steps");
-  } else {
-    absl::StrAppend(&text, "; π_ref is frozen");
-  }
+  absl::StrAppend(&text, "; ", ReferenceText(config));
   return text;
 }
 
@@ -183,7 +189,8 @@ std::string RewardText(const v1::RunConfig& config) {
                                    verifier.gate()));
     }
   }
-  std::string text = absl::StrCat("r = ", terms.empty() ? "0" : absl::StrJoin(terms, " + "));
+  std::string text = absl::StrCat(
+      "r = ", terms.empty() ? "0, no verifier counts" : absl::StrJoin(terms, " + "));
   for (const std::string& gate : gates) absl::StrAppend(&text, "; ", gate);
   if (algorithm.reward_clip() > 0) {
     absl::StrAppend(&text, "; clamped to ±", algorithm.reward_clip());
@@ -230,6 +237,7 @@ std::vector<Line> DescribePairs(const v1::RunConfig& config) {
                                  ? "the first two samples of a group, by reward"
                                  : "the best and the worst sample of a group",
                              "; ties are dropped and counted")},
+      {"reference", ReferenceText(config)},
       {"reward", RewardText(config)},
       {"filters", FilterText(algorithm)}};
 }
@@ -253,7 +261,7 @@ std::vector<Line> DescribePolicyGradient(const v1::RunConfig& config) {
   }
   lines.push_back({"advantage", AdvantageText(algorithm)});
   lines.push_back({"reward", RewardText(config)});
-  if (HasKl(algorithm)) lines.push_back({"KL", KlText(algorithm)});
+  if (HasKl(algorithm)) lines.push_back({"KL", KlText(config)});
   if (algorithm.entropy_coefficient() > 0) {
     lines.push_back({"entropy", "H = −Σ π log π over the vocabulary at the token"});
   }
@@ -321,8 +329,8 @@ std::vector<Line> DescribeObjective(const v1::RunConfig& config) {
       return {{"loss", "L = 1/T · Σ_i Σ_t −log π(y_t)"},
               {"tokens", "y: the completions' tokens; prompts have no loss"}};
     default:
-      return IsOnlineDpo(config.algorithm()) ? DescribePairs(config)
-                                             : DescribePolicyGradient(config);
+      return config::TakesPairs(config.algorithm()) ? DescribePairs(config)
+                                                    : DescribePolicyGradient(config);
   }
 }
 
@@ -335,7 +343,7 @@ std::vector<Line> DescribeDenominators(const v1::RunConfig& config) {
     return {{"loss", "T: completion tokens of the whole batch, over all micro-batches and ranks"}};
   }
   const v1::AlgorithmSection& algorithm = config.algorithm();
-  if (IsOnlineDpo(algorithm)) {
+  if (config::TakesPairs(algorithm)) {
     return {{"loss", "P: pairs of the whole mini-batch, over all micro-batches and ranks"}};
   }
   std::vector<Line> lines = {LossDenominator(config)};

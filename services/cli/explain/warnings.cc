@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/config/algorithm_presets.h"
 #include "common/config/run_config.h"
 #include "services/cli/explain/batch_arithmetic.h"
 
@@ -30,6 +31,7 @@ class Finder {
       CheckClip();
       CheckKl();
       CheckAdvantage();
+      CheckRounds();
       CheckRollout();
       CheckCache();
     }
@@ -45,7 +47,7 @@ class Finder {
   }
 
   void CheckClip() {
-    if (algorithm_.preset() == v1::ALGORITHM_PRESET_ONLINE_DPO) return;
+    if (config::TakesPairs(algorithm_)) return;
     const float widest = std::max(algorithm_.clip_low(), algorithm_.clip_high());
     if (algorithm_.policy_loss() == v1::POLICY_LOSS_TYPE_PPO_CLIP &&
         (algorithm_.ratio_level() == v1::RATIO_LEVEL_SEQUENCE_MEAN ||
@@ -96,13 +98,35 @@ class Finder {
     const double last = std::pow(algorithm_.gamma(), config_.sampling().max_tokens());
     const bool discounts = algorithm_.advantage_baseline() == v1::ADVANTAGE_BASELINE_NONE ||
                            algorithm_.advantage_baseline() == v1::ADVANTAGE_BASELINE_CRITIC;
-    if (discounts && last < kLeastDiscount) {
+    // A teacher's judgement comes at each token; only a score comes at the end.
+    if (discounts && last < kLeastDiscount && HasReward()) {
       Add("discount", "algorithm.gamma", "the first of ", config_.sampling().max_tokens(),
           " tokens sees ", last, " of the reward at the end; language models take gamma 1");
     }
     if (algorithm_.shuffle_rewards()) {
       Add("shuffled_rewards", "algorithm.shuffle_rewards",
           "rewards are permuted: a control experiment, which must not learn");
+    }
+  }
+
+  bool HasReward() const {
+    const auto& verifiers = config_.reward().verifiers();
+    return std::any_of(verifiers.begin(), verifiers.end(), [](const v1::VerifierConfig& verifier) {
+      return verifier.weight() != 0 || verifier.has_gate();
+    });
+  }
+
+  void CheckRounds() {
+    if (algorithm_.preset() != v1::ALGORITHM_PRESET_ITERATIVE_DPO) return;
+    if (algorithm_.reference_refresh_steps() == 0) {
+      Add("frozen_rounds", "algorithm.reference_refresh_steps",
+          "the reference stays the first policy: this is online_dpo; iterative_dpo moves it after "
+          "each round (1)");
+    }
+    if (algorithm_.mini_batches() * algorithm_.epochs_per_batch() < 2) {
+      Add("short_rounds", "algorithm.mini_batches",
+          "one update a round starts where policy and reference are equal, and every pair's margin "
+          "is 0: beta then only scales the gradient; take more mini-batches or epochs");
     }
   }
 

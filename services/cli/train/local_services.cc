@@ -36,7 +36,8 @@ class Planner {
     const bool generates = (given.stage() != v1::STAGE_SFT && !pairs) || evaluates;
     const bool refers = config::NeedsReferenceService(given);
     if (generates && given.generator().addresses().empty()) PlanGenerators();
-    if (generates && given.reward().address().empty()) PlanReward();
+    const bool rewards = generates && config::NeedsRewardService(given);
+    if (rewards && given.reward().address().empty()) PlanReward();
     if (refers && given.reference().addresses().empty()) PlanReference();
     services_.config.mutable_learner()->set_listen(layout_.Address("learner"));
     Add("learner", "rollcall-learner", services_.config.learner().listen(),

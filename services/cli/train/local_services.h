@@ -21,8 +21,8 @@ struct LocalServices {
 // Decides which services a run needs and how each is started. Pure. Services whose address the
 // configuration gives already are used where they are; the others become children of this machine,
 // on Unix sockets:
-//   rl    generators, reward and a server for each of its reward models, reference (where the
-//         objective has a KL term), learner
+//   rl    generators, reward and a server for each of its reward models (without verifiers none),
+//         reference (where the objective has a KL term), learner
 //   sft   learner; generators and reward too where held-out prompts are to be evaluated
 //   eval  generators, reward, learner
 //   reward_model   learner

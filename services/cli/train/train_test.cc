@@ -53,6 +53,14 @@ TEST(PlanLocalServices, StartsWhatTheStageNeeds) {
   EXPECT_THAT(Names(services), ElementsAre("generator-0", "generator-1", "learner"));
   EXPECT_EQ(services.config.reward().address(), "verifier:7000");
 
+  v1::RunConfig taught = Config("taught");
+  taught.mutable_algorithm()->set_preset(v1::ALGORITHM_PRESET_DISTILLATION);
+  EXPECT_THAT(Names(PlanLocalServices(taught, layout, "/bin")),
+              ElementsAre("generator-0", "generator-1", "reward", "reference", "learner"));
+  taught.mutable_reward()->clear_verifiers();
+  EXPECT_THAT(Names(PlanLocalServices(taught, layout, "/bin")),
+              ElementsAre("generator-0", "generator-1", "reference", "learner"));
+
   config.set_stage(v1::STAGE_SFT);
   EXPECT_THAT(Names(PlanLocalServices(config, layout, "/bin")), ElementsAre("learner"));
   config.mutable_data()->add_evaluation()->set_path("held_out.jsonl");

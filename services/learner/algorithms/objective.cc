@@ -44,7 +44,10 @@ void ComposeRewards(const v1::AlgorithmSection& section, int64_t max_completion_
   objective.overlong = {.max_tokens = max_completion_tokens,
                         .buffer = section.overlong_buffer(),
                         .factor = section.overlong_factor()};
-  if (section.preset() != v1::ALGORITHM_PRESET_ONLINE_DPO) return;
+  if (section.preset() != v1::ALGORITHM_PRESET_ONLINE_DPO &&
+      section.preset() != v1::ALGORITHM_PRESET_ITERATIVE_DPO) {
+    return;
+  }
   objective.pairs = PairwiseOptions{
       .type = section.preference_loss() == v1::PREFERENCE_LOSS_IPO ? PairwiseLossType::kIpo
                                                                    : PairwiseLossType::kSigmoid,

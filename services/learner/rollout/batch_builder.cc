@@ -221,4 +221,22 @@ std::map<std::string, double> RolloutMetrics(const std::vector<v1::Group>& group
   return metrics;
 }
 
+std::optional<double> ReferenceKl(const std::vector<v1::Group>& groups) {
+  double sum = 0;
+  size_t tokens = 0;
+  for (const v1::Group& group : groups) {
+    for (const v1::Trajectory& trajectory : group.trajectories()) {
+      for (const v1::Segment& segment : trajectory.segments()) {
+        if (segment.reference_logprobs_size() != segment.logprobs_size()) continue;
+        for (int i = 0; i < segment.logprobs_size(); ++i) {
+          sum += static_cast<double>(segment.logprobs(i)) - segment.reference_logprobs(i);
+          ++tokens;
+        }
+      }
+    }
+  }
+  if (tokens == 0) return std::nullopt;
+  return sum / static_cast<double>(tokens);
+}
+
 }  // namespace rollcall::learner

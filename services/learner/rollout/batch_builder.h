@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,5 +32,9 @@ absl::StatusOr<TrainBatch> BuildBatch(std::vector<v1::Group> groups,
 //   ended so rollout/unscored_samples     samples that no verifier scored
 std::map<std::string, double> RolloutMetrics(const std::vector<v1::Group>& groups,
                                              std::string_view prefix);
+
+// Mean over the sampled tokens of log-prob less the reference's log-prob: an unbiased estimate of the
+// KL per token, in nats. Unset where no token has a reference.
+std::optional<double> ReferenceKl(const std::vector<v1::Group>& groups);
 
 }  // namespace rollcall::learner

@@ -122,5 +122,16 @@ TEST(RolloutMetricsTest, HandWorked) {
   EXPECT_DOUBLE_EQ(metrics.at("x/finish/stop_token"), 4.0 / 6);
 }
 
+TEST(ReferenceKlTest, IsAMeanOverTokens) {
+  std::vector<v1::Group> groups = {MakeGroup(0, {1, 0})};  // 2 and 3 tokens, each -0.5 to -0.75
+  EXPECT_DOUBLE_EQ(ReferenceKl(groups).value(), 0.25);
+  groups[0].mutable_trajectories(0)->mutable_segments(1)->set_reference_logprobs(0, -1.75f);
+  EXPECT_DOUBLE_EQ(ReferenceKl(groups).value(), 0.25 + 1.0 / 5);
+  for (v1::Trajectory& trajectory : *groups[0].mutable_trajectories()) {
+    trajectory.mutable_segments(1)->clear_reference_logprobs();
+  }
+  EXPECT_EQ(ReferenceKl(groups), std::nullopt);
+}
+
 }  // namespace
 }  // namespace rollcall::learner

@@ -1,6 +1,7 @@
 #include "services/learner/rollout/evaluator.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,7 +33,6 @@ absl::StatusOr<std::map<std::string, double>> Evaluator::Run(uint64_t step) {
     spec.purpose = v1::RANDOM_PURPOSE_EVALUATION;
     spec.prompt = prompts_[i];
     spec.min_valid_samples = 1;
-    spec.with_reference = false;
     const double issued = absl::ToDoubleSeconds(clock_->Now() - absl::UnixEpoch());
     runner_->Submit(std::move(spec), [this, step, issued](v1::Group group) {
       group.set_issued_time(issued);
@@ -56,6 +56,7 @@ absl::StatusOr<std::map<std::string, double>> Evaluator::Run(uint64_t step) {
   std::sort(scored.begin(), scored.end(),
             [](const v1::Group& a, const v1::Group& b) { return a.group_id() < b.group_id(); });
   std::map<std::string, double> metrics = RolloutMetrics(scored, "eval/");
+  if (const std::optional<double> kl = ReferenceKl(scored)) metrics["eval/kl"] = *kl;
   metrics["eval/groups"] = static_cast<double>(scored.size());
   metrics["eval/dropped_groups"] = static_cast<double>(prompts_.size() - scored.size());
   return metrics;

@@ -21,8 +21,7 @@ namespace rollcall::learner {
 struct EvaluatorOptions {
   std::string run_id;
   uint64_t lineage = 1;
-  // What every group has in common: samples, sampling, stop. min_valid_samples is 1 and there is no
-  // reference.
+  // What every group has in common: samples, sampling, stop, whom to ask. min_valid_samples is 1.
   GroupSpec group;
   absl::Duration stall_timeout = absl::Minutes(10);
 };
@@ -36,8 +35,8 @@ class Evaluator {
             Ledger* ledger, Clock* clock = Clock::Real());
 
   // Blocks until every prompt is done; the step's figures, named as RolloutMetrics with the prefix
-  // "eval/", and "eval/groups" and "eval/dropped_groups": prompts that no verifier scored are left
-  // out of every mean, and counted. Called by the training thread. DEADLINE_EXCEEDED as
+  // "eval/", "eval/kl" (ReferenceKl) where groups ask the reference, and "eval/groups" and
+  // "eval/dropped_groups": prompts that no verifier scored are left out of every mean, and counted. Called by the training thread. DEADLINE_EXCEEDED as
   // RolloutCoordinator::Next; ABORTED: nothing could be scored; what Stop was given.
   absl::StatusOr<std::map<std::string, double>> Run(uint64_t step) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -69,6 +69,7 @@ GroupRun::GroupRun(GroupSpec spec, uint32_t max_attempts, uint32_t vocab_size,
       assembly_(LimitsOf(spec_, vocab_size), versions),
       results_(spec_.num_samples),
       reference_(spec_.num_samples) {
+  score_done_ = !spec_.with_score;
   reference_done_ = !spec_.with_reference;
 }
 
@@ -120,8 +121,10 @@ GroupRun::Actions GroupRun::OnGenerateDone(const CallOutcome& outcome, bool brok
 GroupRun::Actions GroupRun::AfterGeneration() {
   phase_ = Phase::kScoring;
   DecodeTexts();
-  Actions actions{{Call::kScore, absl::ZeroDuration()}};
+  Actions actions;
+  if (!score_done_) actions.push_back({Call::kScore, absl::ZeroDuration()});
   if (!reference_done_) actions.push_back({Call::kReference, absl::ZeroDuration()});
+  FinishIfDone();
   return actions;
 }
 
@@ -325,7 +328,11 @@ v1::Group GroupRun::TakeGroup() {
     *trajectory->add_segments() = assembly_.BuildSegment(i);
     trajectory->mutable_segments(1)->mutable_reference_logprobs()->Add(reference_[i].begin(),
                                                                        reference_[i].end());
-    FillReward(results_[i], trajectory->mutable_reward());
+    if (spec_.with_score) {
+      FillReward(results_[i], trajectory->mutable_reward());
+    } else {
+      trajectory->mutable_reward()->set_value(0);
+    }
   }
   return group;
 }

@@ -29,7 +29,7 @@ inline constexpr std::string_view kPromptTooLong = "prompt_too_long";
 inline constexpr std::string_view kShutdown = "shutdown";
 
 // The life of one group as a state machine: generate (in as many streams as it takes), then score
-// and reference side by side, then finished or dropped with a reason. Decides what to do next and
+// and reference side by side (where the spec asks for them), then finished or dropped with a reason. Decides what to do next and
 // never does it: no I/O, no clock, no threads. An infrastructure failure is never a reward: a
 // sample that no verifier scored has none.
 class GroupRun {

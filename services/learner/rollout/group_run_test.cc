@@ -102,6 +102,33 @@ class GroupRunTest : public ::testing::Test {
   PublishedVersions versions_;
 };
 
+TEST_F(GroupRunTest, WithoutAScoreTheReferenceIsAllThatIsAsked) {
+  GroupSpec spec = Make(2, true).spec();
+  spec.with_score = false;
+  const auto decode = [](std::span<const uint32_t>) { return absl::StatusOr<std::string>("x"); };
+  GroupRun run(spec, kAttempts, 50, &versions_, decode);
+  run.MakeGenerateRequest(Version());
+  Deliver(run, 4, true);
+  const auto actions = run.OnGenerateDone({absl::OkStatus(), {}}, false);
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(actions[0].call, Call::kReference);
+  EXPECT_FALSE(run.finished());
+  run.OnReferenceDone({absl::OkStatus(), {}}, References(2, 4));
+  ASSERT_TRUE(run.finished());
+  const v1::Group group = run.TakeGroup();
+  EXPECT_TRUE(group.outcome().has_finished());
+  EXPECT_TRUE(group.trajectories(1).reward().has_value());
+  EXPECT_EQ(group.trajectories(1).reward().value(), 0);
+  EXPECT_EQ(group.trajectories(1).reward().verifiers_size(), 0);
+
+  spec.with_reference = false;
+  GroupRun alone(spec, kAttempts, 50, &versions_, decode);
+  alone.MakeGenerateRequest(Version());
+  Deliver(alone, 4, true);
+  EXPECT_TRUE(alone.OnGenerateDone({absl::OkStatus(), {}}, false).empty());
+  EXPECT_TRUE(alone.finished());
+}
+
 TEST_F(GroupRunTest, GoodServicesMakeAFinishedGroup) {
   GroupRun run = Make(2, true);
   Generate(run);

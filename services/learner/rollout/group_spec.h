@@ -17,6 +17,8 @@ struct GroupSpec {
   uint32_t num_samples = 1;
   v1::SamplingParams sampling;
   v1::StopConditions stop;
+  // Without it nobody is asked, and every sample's reward is the sum over no verifiers: 0.
+  bool with_score = true;
   // A group with fewer scored samples is dropped.
   uint32_t min_valid_samples = 1;
   bool with_reference = false;

@@ -283,6 +283,13 @@ double PaperLoss(v1::AlgorithmPreset preset, const std::vector<Row>& rows) {
           });
     case v1::ALGORITHM_PRESET_ONLINE_DPO:
       return OnlineDpo(rows);
+    case v1::ALGORITHM_PRESET_ITERATIVE_DPO:
+      return std::log(2.0);  // the reference is the policy that the round starts from
+    case v1::ALGORITHM_PRESET_DISTILLATION:
+      return Total(rows, per_token, [](const Row& row, size_t t) {
+        const double score = t + 1 == row.tokens() ? row.reward : 0;
+        return Clipped(score - (row.old[t] - row.reference[t]), row.ratio(t), 0.2, 0.2);
+      });
     default:
       return std::nan("");
   }
@@ -294,7 +301,8 @@ TEST_P(Presets, LossIsThatOfThePaper) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);
   const TrainBatch batch = RolloutBatch(decoder, 3, 3, /*drift=*/0.3);
   const double expected = PaperLoss(GetParam(), RowsOf(decoder, batch));
-  const auto report = NewPresetTrainer(PresetRun(GetParam(), {"algorithm.epochs_per_batch=1"}),
+  const auto report = NewPresetTrainer(PresetRun(GetParam(), {"algorithm.epochs_per_batch=1",
+                                                              "algorithm.mini_batches=1"}),
                                        NewDecoder(TinyModel(), 1))
                           ->TrainStep(batch);
   ASSERT_TRUE(report.ok()) << report.status();
@@ -320,6 +328,106 @@ TEST_P(Presets, TrainsOnPolicyWithoutAGapAndReproducibly) {
 
 INSTANTIATE_TEST_SUITE_P(All, Presets, ::testing::ValuesIn(testing::AllPresets()),
                          [](const auto& instance) { return config::PresetName(instance.param); });
+
+// A decoder with the weights that `trainer` has now.
+model::Decoder CopyOf(const Trainer& trainer) {
+  const at::NoGradGuard no_grad;
+  model::Decoder copy = NewDecoder(TinyModel(), 1);
+  const std::vector<at::Tensor> weights = CopyParameters(trainer);
+  for (size_t i = 0; i < weights.size(); ++i) copy.parameters()[i].tensor.copy_(weights[i]);
+  copy.InvalidatePacked();
+  return copy;
+}
+
+std::unique_ptr<Trainer> NewRounds(const std::vector<std::string>& overrides) {
+  return NewPresetTrainer(PresetRun(v1::ALGORITHM_PRESET_ITERATIVE_DPO, overrides),
+                          NewDecoder(TinyModel(), 1));
+}
+
+double LossOfStep(Trainer& trainer, const TrainBatch& batch) {
+  const auto report = trainer.TrainStep(batch);
+  EXPECT_TRUE(report.ok()) << report.status();
+  return report.ok() ? report->metrics.at("train/loss") : std::nan("");
+}
+
+TEST(IterativeDpo, WithinARoundTheReferenceStaysWhereTheRoundBegan) {
+  model::Decoder start = NewDecoder(TinyModel(), 1);
+  TrainBatch batch = RolloutBatch(start, 3, 3, 0);
+  for (TrainSequence& sequence : batch.sequences) {
+    sequence.reference_logprobs = testing::LogprobsOf(start, sequence.token_ids);
+  }
+  const auto one = NewRounds({"algorithm.mini_batches=1", "algorithm.epochs_per_batch=1"});
+  EXPECT_NEAR(LossOfStep(*one, batch), std::log(2.0), 1e-6);
+  model::Decoder moved = CopyOf(*one);
+  const double second = OnlineDpo(RowsOf(moved, batch));
+  EXPECT_LT(second, std::log(2.0) - 1e-3);
+  const auto two = NewRounds({"algorithm.mini_batches=1", "algorithm.epochs_per_batch=2"});
+  EXPECT_NEAR(LossOfStep(*two, batch), (std::log(2.0) + second) / 2, 1e-5);
+}
+
+TEST(IterativeDpo, EachRoundStartsAtItsReference) {
+  model::Decoder start = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(start, 3, 3, 0.3);
+  for (const char* refresh : {"1", "2"}) {
+    const auto trainer =
+        NewRounds({"algorithm.mini_batches=1", "algorithm.epochs_per_batch=1",
+                   "algorithm.reference_refresh_steps=" + std::string(refresh)});
+    LossOfStep(*trainer, batch);
+    const double loss = LossOfStep(*trainer, batch);
+    if (std::string(refresh) == "1") {
+      EXPECT_NEAR(loss, std::log(2.0), 1e-6);
+    } else {
+      EXPECT_LT(loss, std::log(2.0) - 1e-3);
+    }
+  }
+}
+
+TEST(IterativeDpo, ARoundIsMiniBatchesTimesEpochsUpdates) {
+  model::Decoder start = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(start, 3, 8, 0);
+  const auto report = NewRounds({})->TrainStep(batch);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->metrics.at("train/pairs"), 8);
+  EXPECT_EQ(report->metrics.at("train/updates"), 4 * 2);
+  EXPECT_GT(report->metrics.at("train/pair_margin"), 0);
+  EXPECT_EQ(report->gap, 0.0);
+}
+
+// Without a verifier's score nothing but the teacher moves the student: at the teacher the gradient
+// is none, and on the way there the KL falls.
+TEST(Distillation, TheTeacherIsWhereTheStudentComesToRest) {
+  const v1::RunConfig config = PresetRun(v1::ALGORITHM_PRESET_DISTILLATION);
+  model::Decoder teacher = NewDecoder(TinyModel(), 5);
+  const auto taught = [&](model::Decoder& policy) {
+    TrainBatch batch = RolloutBatch(policy, 3, 8, 0);
+    for (TrainSequence& sequence : batch.sequences) {
+      sequence.reward = 0;
+      sequence.reference_logprobs = testing::LogprobsOf(teacher, sequence.token_ids);
+    }
+    return batch;
+  };
+  const auto at_rest = NewPresetTrainer(config, NewDecoder(TinyModel(), 5));
+  const auto still = at_rest->TrainStep(taught(teacher));
+  ASSERT_TRUE(still.ok()) << still.status();
+  EXPECT_EQ(still->metrics.at("train/kl"), 0);
+  EXPECT_EQ(still->metrics.at("train/grad_norm"), 0);
+
+  model::Decoder student = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = taught(student);
+  const auto trainer = NewPresetTrainer(config, NewDecoder(TinyModel(), 1));
+  ASSERT_TRUE(trainer->TrainStep(batch).ok());
+  model::Decoder after = CopyOf(*trainer);
+  // A token less likely than under the teacher is made likelier, one that is likelier is not.
+  double moved = 0;
+  const std::vector<Row> before = RowsOf(student, batch), rows = RowsOf(after, batch);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t t = 0; t < rows[i].tokens(); ++t) {
+      moved += (rows[i].logprobs[t] - before[i].logprobs[t]) *
+               (rows[i].reference[t] - before[i].logprobs[t]);
+    }
+  }
+  EXPECT_GT(moved, 0);
+}
 
 TEST(Ppo, TheCriticIsTrainedTowardsTheReturns) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);

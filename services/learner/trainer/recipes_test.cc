@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ std::vector<std::string> Recipes() {
 
 TEST(Recipes, EachLoadsAndTakesTwoSteps) {
   size_t trained = 0;
+  std::set<v1::AlgorithmPreset> presets;
   for (const std::string& path : Recipes()) {
     SCOPED_TRACE(path);
     const std::vector<std::string> sets = {"model.path=m", "learner.micro_batch_tokens=64",
@@ -36,6 +38,7 @@ TEST(Recipes, EachLoadsAndTakesTwoSteps) {
     ASSERT_TRUE(config.ok()) << config.status();
     if (config->stage() != v1::STAGE_RL) continue;
     ++trained;
+    presets.insert(config->algorithm().preset());
     const auto trainer =
         testing::NewPresetTrainer(*config, testing::NewDecoder(testing::TinyModel(), 1));
     model::Decoder decoder = testing::NewDecoder(testing::TinyModel(), 1);
@@ -46,7 +49,9 @@ TEST(Recipes, EachLoadsAndTakesTwoSteps) {
       EXPECT_GT(report->metrics.at("train/grad_norm"), 0);
     }
   }
-  EXPECT_GE(trained, 14u);  // a recipe per preset, and R1's
+  // A recipe per preset, R1's, PPO with a reward model, and an asynchronous one.
+  EXPECT_EQ(presets.size(), testing::AllPresets().size());
+  EXPECT_GE(trained, presets.size() + 3);
 }
 
 }  // namespace
