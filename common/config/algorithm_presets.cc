@@ -197,6 +197,43 @@ class Rules {
   std::vector<Violation> found_;
 };
 
+// Rows whose advantage is no sequence's against its group's.
+std::vector<PresetCell> CellsWithoutGroupBaseline(v1::AlgorithmPreset preset) {
+  switch (preset) {
+    case v1::ALGORITHM_PRESET_REINFORCE_PP:  // arXiv 2501.03262, section 3
+      return {{"advantage_baseline", "none"}, {"advantage_normalization", "whiten"},
+              {"aggregation", "token_mean"},  {"kl_placement", "reward"},
+              {"kl_estimator", "k1"},         {"kl_coefficient", "0.01"}};
+    case v1::ALGORITHM_PRESET_PPO:  // arXiv 2203.02155, section 3.5 and appendix C.4
+      return {{"advantage_baseline", "critic"}, {"advantage_normalization", "whiten"},
+              {"gae_lambda", "0.95"},           {"aggregation", "token_mean"},
+              {"kl_placement", "reward"},       {"kl_estimator", "k1"},
+              {"kl_coefficient", "0.05"},       {"epochs_per_batch", "4"}};
+    case v1::ALGORITHM_PRESET_REMAX:  // arXiv 2310.10505, algorithm 1
+      return {{"advantage_baseline", "greedy"}, {"advantage_normalization", "none"},
+              {"policy_loss", "reinforce"},     {"aggregation", "seq_mean_token_sum"},
+              {"kl_placement", "reward"},       {"kl_estimator", "k1"},
+              {"kl_coefficient", "0.05"}};
+    case v1::ALGORITHM_PRESET_ONLINE_DPO:  // arXiv 2402.04792, section 3
+      return {{"kl_coefficient", "0"}};
+    case v1::ALGORITHM_PRESET_ITERATIVE_DPO:  // arXiv 2404.19733, section 2
+      return {{"kl_coefficient", "0"},
+              {"reference_refresh_steps", "1"},
+              {"mini_batches", "4"},
+              {"epochs_per_batch", "2"}};
+    case v1::ALGORITHM_PRESET_DISTILLATION:  // arXiv 2306.13649, section 3; 2306.08543, section 2.2
+      return {{"advantage_baseline", "none"},
+              {"advantage_normalization", "none"},
+              {"gamma", "0"},
+              {"aggregation", "token_mean"},
+              {"kl_placement", "reward"},
+              {"kl_estimator", "k1"},
+              {"kl_coefficient", "1"}};
+    default:  // grpo: arXiv 2402.03300, equations 3 and 4
+      return {};
+  }
+}
+
 }  // namespace
 
 std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset) {
@@ -228,10 +265,6 @@ std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset) {
               {"kl_placement", "reward"},
               {"kl_estimator", "k1"},
               {"kl_coefficient", "0.05"}};
-    case v1::ALGORITHM_PRESET_REINFORCE_PP:  // arXiv 2501.03262, section 3
-      return {{"advantage_baseline", "none"}, {"advantage_normalization", "whiten"},
-              {"aggregation", "token_mean"},  {"kl_placement", "reward"},
-              {"kl_estimator", "k1"},         {"kl_coefficient", "0.01"}};
     case v1::ALGORITHM_PRESET_REINFORCE_PP_BASELINE:  // arXiv 2501.03262, section 3.3
       return {{"advantage_normalization", "whiten"},
               {"aggregation", "token_mean"},
@@ -242,30 +275,8 @@ std::vector<PresetCell> PresetCells(v1::AlgorithmPreset preset) {
               {"advantage_normalization", "none"},
               {"aggregation", "token_mean"},
               {"kl_coefficient", "0"}};
-    case v1::ALGORITHM_PRESET_PPO:  // arXiv 2203.02155, section 3.5 and appendix C.4
-      return {{"advantage_baseline", "critic"}, {"advantage_normalization", "whiten"},
-              {"gae_lambda", "0.95"},           {"aggregation", "token_mean"},
-              {"kl_placement", "reward"},       {"kl_estimator", "k1"},
-              {"kl_coefficient", "0.05"},       {"epochs_per_batch", "4"}};
-    case v1::ALGORITHM_PRESET_REMAX:  // arXiv 2310.10505, algorithm 1
-      return {{"advantage_baseline", "greedy"}, {"advantage_normalization", "none"},
-              {"policy_loss", "reinforce"},     {"aggregation", "seq_mean_token_sum"},
-              {"kl_placement", "reward"},       {"kl_estimator", "k1"},
-              {"kl_coefficient", "0.05"}};
-    case v1::ALGORITHM_PRESET_ONLINE_DPO:  // arXiv 2402.04792, section 3
-      return {{"kl_coefficient", "0"}};
-    case v1::ALGORITHM_PRESET_ITERATIVE_DPO:  // arXiv 2404.19733, section 2
-      return {{"kl_coefficient", "0"},
-              {"reference_refresh_steps", "1"},
-              {"mini_batches", "4"},
-              {"epochs_per_batch", "2"}};
-    case v1::ALGORITHM_PRESET_DISTILLATION:  // arXiv 2306.13649, section 3; 2306.08543, section 2.2
-      return {{"advantage_baseline", "none"}, {"advantage_normalization", "none"},
-              {"gamma", "0"},                 {"aggregation", "token_mean"},
-              {"kl_placement", "reward"},     {"kl_estimator", "k1"},
-              {"kl_coefficient", "1"}};
-    default:  // grpo: arXiv 2402.03300, equations 3 and 4
-      return {};
+    default:
+      return CellsWithoutGroupBaseline(preset);
   }
 }
 

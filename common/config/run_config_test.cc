@@ -88,9 +88,9 @@ TEST(LoadRunConfigTest, AnAsynchronousRunCorrectsForStaleRollouts) {
                 .behavior_correction(),
             v1::BEHAVIOR_CORRECTION_SEQUENCE_MASK);
   // A loss of pairs has no ratio to correct.
-  EXPECT_EQ(AlgorithmOf({"learner.max_staleness=1", "algorithm.preset=online_dpo"})
-                .behavior_correction(),
-            v1::BEHAVIOR_CORRECTION_NONE);
+  EXPECT_EQ(
+      AlgorithmOf({"learner.max_staleness=1", "algorithm.preset=online_dpo"}).behavior_correction(),
+      v1::BEHAVIOR_CORRECTION_NONE);
 }
 
 TEST(LoadRunConfigTest, OnlyDistillationGoesWithoutAReward) {

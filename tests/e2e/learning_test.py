@@ -7,8 +7,8 @@ import sys
 
 import harness
 
-BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench" / "learning.py"
-SHORT = ["--seeds", "0", "--sft-steps", "20", "--prompts", "4", "--held-out", "8"]
+BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench" / "learning" / "learning.py"
+SHORT = ["--seeds", "0", "--sft-steps", "20", "--prompts", "4", "--held-out", "8", "--recorded-prompts", "16"]
 
 
 class LearningTest(harness.EndToEndTest):
@@ -21,13 +21,13 @@ class LearningTest(harness.EndToEndTest):
     def report(self):
         return json.loads((self.folder / "bench" / "learning.json").read_text())
 
-    def test_two_presets_and_going_on(self):
+    def test_two_methods_and_going_on(self):
         steps = ["--steps", "2", "--least-gain", "-1"]
-        table = self.bench("--presets", "grpo", "reinforce_pp", *steps)
+        table = self.bench("--methods", "grpo", "reinforce_pp", *steps)
         self.assertEqual(len(table.splitlines()), 4, table)
         self.assertIn("| `grpo` | 1 | 2 |", table)
         report = self.report()
-        self.assertEqual([row["preset"] for row in report["runs"]], ["grpo", "reinforce_pp"])
+        self.assertEqual([row["method"] for row in report["runs"]], ["grpo", "reinforce_pp"])
         for row in report["runs"]:
             self.assertEqual(len(row["curve"]), 2, row)
             self.assertEqual(row["max_logprob_gap"], 0)
@@ -39,19 +39,19 @@ class LearningTest(harness.EndToEndTest):
         runs = self.folder / "bench" / "seed0"
         logs = {name: (runs / name / "logs" / "learner.log").stat().st_mtime_ns for name in ("grpo", "reinforce_pp")}
         (runs / "reinforce_pp.result.json").unlink()
-        self.bench("--presets", "grpo", "reinforce_pp", *steps)
+        self.bench("--methods", "grpo", "reinforce_pp", *steps)
         again = self.report()
         self.assertEqual(again["runs"][0], report["runs"][0])
         self.assertEqual(again["runs"][1]["accuracy_end"], report["runs"][1]["accuracy_end"])
         self.assertEqual((runs / "grpo" / "logs" / "learner.log").stat().st_mtime_ns, logs["grpo"])
 
         # Other settings are another run.
-        self.bench("--presets", "grpo", "--steps", "1", "--least-gain", "-1")
+        self.bench("--methods", "grpo", "--steps", "1", "--least-gain", "-1")
         self.assertEqual(self.report()["runs"][0]["steps"], 1)
         # What does not learn is said, and so is what takes too long.
-        self.bench("--presets", "grpo", "--steps", "1", "--least-gain", "0.99", code=1)
-        self.bench("--presets", "grpo", "--steps", "1", "--least-gain", "-1", "--budget", "0.001", code=1)
-        self.assertIn("`grpo`", self.bench("--presets", "grpo", "--steps", "1", "--least-gain", "-1", "--report"))
+        self.bench("--methods", "grpo", "--steps", "1", "--least-gain", "0.99", code=1)
+        self.bench("--methods", "grpo", "--steps", "1", "--least-gain", "-1", "--budget", "0.001", code=1)
+        self.assertIn("`grpo`", self.bench("--methods", "grpo", "--steps", "1", "--least-gain", "-1", "--report"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import signal
 
 import harness
+import tiny_model
 
 PRESETS = {
     "dapo": ("algorithm.preset=dapo", "algorithm.kl_coefficient=0", "algorithm.dynamic_sampling_metric=shape",
@@ -12,6 +13,8 @@ PRESETS = {
     "ppo": ("algorithm.preset=ppo", "algorithm.epochs_per_batch=2", "learner.critic.optimizer.lr=1e-2"),
     "remax": ("algorithm.preset=remax",),
     "online_dpo": ("algorithm.preset=online_dpo", "algorithm.kl_coefficient=0"),
+    "iterative_dpo": ("algorithm.preset=iterative_dpo", "algorithm.kl_coefficient=0", "algorithm.mini_batches=2"),
+    "asynchronous": ("learner.max_staleness=1",),
     "refreshed": ("algorithm.reference_refresh_steps=2",),
 }
 STEPS = "learner.steps=3"
@@ -73,6 +76,48 @@ class PresetTest(harness.EndToEndTest):
         rows = self.run_preset("online_dpo")
         self.assertTrue(all(row["pairs"] + row["tied_groups"] == 4 for row in rows), rows)
         self.assertGreater(sum(row["pairs"] for row in rows), 0)
+
+    def test_iterative_dpo_takes_several_updates_a_round_against_where_it_began(self):
+        rows = self.run_preset("iterative_dpo")
+        self.assertTrue(all(row["pairs"] + row["tied_groups"] == 4 for row in rows), rows)
+        self.assertTrue(all(row["updates"] == 2 * min(2, row["pairs"]) for row in rows), rows)
+        self.assertFalse((self.folder / "iterative_dpo" / "logs" / "reference.log").exists())
+        self.kill_and_resume("iterative_dpo")
+
+    def test_an_asynchronous_run_weighs_tokens_by_their_age(self):
+        rows = self.run_preset("asynchronous")
+        self.assertGreater(rows[1]["rollout/staleness"], 0)
+        # The ratio is taken to the policy that the step began with, not to the one that sampled.
+        self.assertTrue(all(row["ratio_min"] == row["ratio_max"] == 1 for row in rows), rows)
+        self.assertIn("behavior_correction: token_truncate",
+                      (self.folder / "asynchronous" / "config.yaml").read_text())
+
+    def distill(self, name, teacher, *sets, code=0):
+        return self.train(name, "algorithm.preset=distillation", "algorithm.kl_coefficient=1", "reward.verifiers=[]",
+                          f"reference.model_path={self.folder / teacher}", "evaluation.samples_per_prompt=8", *sets,
+                          code=code)
+
+    def test_distillation_needs_a_teacher_and_no_reward(self):
+        self.train("grown", "learner.steps=6")
+        self.distill("distilled", "grown/final", "learner.steps=12", "evaluation.at_start=true",
+                     "learner.optimizer.lr=3e-3")
+        rows = [row for row in self.metrics("distilled") if "reward/mean" in row]
+        self.assertEqual([row["reward/mean"] for row in rows], [0] * 12)
+        kl = [row["eval/kl"] for row in self.metrics("distilled") if "eval/kl" in row]
+        self.assertEqual(len(kl), 2)
+        self.assertLess(kl[1], kl[0] / 2, kl)
+        self.assertFalse((self.folder / "distilled" / "logs" / "reward.log").exists())
+        # One family's models may pad their vocabulary differently.
+        tiny_model.write(self.folder / "padded", seed=5, vocab_size=20)
+        self.distill("padded-teacher", "padded", "learner.steps=1")
+
+    def test_a_teacher_of_another_language_is_refused(self):
+        for name, vocabulary, why in (("larger", 20, "has a vocabulary of 20, the policy one of 16"),
+                                      ("foreign", 16, "has another tokenizer than the policy")):
+            path = tiny_model.write(self.folder / name, seed=5, vocab_size=vocabulary) / "tokenizer.json"
+            path.write_text(path.read_text().replace('"0"', '"x"'))
+            _, stderr = self.distill(f"by-{name}", name, code=1)
+            self.assertIn(why, stderr + self.logs())
 
     def test_a_refreshed_reference_needs_no_service(self):
         rows = self.run_preset("refreshed")

@@ -208,10 +208,10 @@ TEST_F(ExplainTest, SaysWhoTeachesAndWhenTheReferenceMoves) {
   EXPECT_THAT(taught.warnings, IsEmpty());
 
   const Explanation rounds = Explain(Load({path, "algorithm.preset=iterative_dpo"}));
-  EXPECT_THAT(FormatText(rounds),
-              AllOf(HasSubstr("L = 1/P · Σ −log σ(0.1·h)"),
-                    HasSubstr("π_ref becomes π after every step"),
-                    HasSubstr("4 mini-batches × 2 epochs = 8 steps a rollout batch")));
+  EXPECT_THAT(
+      FormatText(rounds),
+      AllOf(HasSubstr("L = 1/P · Σ −log σ(0.1·h)"), HasSubstr("π_ref becomes π after every step"),
+            HasSubstr("4 mini-batches × 2 epochs = 8 steps a rollout batch")));
   EXPECT_EQ(rounds.models.back().name, "learner: reference");
 }
 

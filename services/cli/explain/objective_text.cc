@@ -189,8 +189,8 @@ std::string RewardText(const v1::RunConfig& config) {
                                    verifier.gate()));
     }
   }
-  std::string text = absl::StrCat(
-      "r = ", terms.empty() ? "0, no verifier counts" : absl::StrJoin(terms, " + "));
+  std::string text =
+      absl::StrCat("r = ", terms.empty() ? "0, no verifier counts" : absl::StrJoin(terms, " + "));
   for (const std::string& gate : gates) absl::StrAppend(&text, "; ", gate);
   if (algorithm.reward_clip() > 0) {
     absl::StrAppend(&text, "; clamped to ±", algorithm.reward_clip());

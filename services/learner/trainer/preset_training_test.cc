@@ -301,10 +301,11 @@ TEST_P(Presets, LossIsThatOfThePaper) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);
   const TrainBatch batch = RolloutBatch(decoder, 3, 3, /*drift=*/0.3);
   const double expected = PaperLoss(GetParam(), RowsOf(decoder, batch));
-  const auto report = NewPresetTrainer(PresetRun(GetParam(), {"algorithm.epochs_per_batch=1",
-                                                              "algorithm.mini_batches=1"}),
-                                       NewDecoder(TinyModel(), 1))
-                          ->TrainStep(batch);
+  const auto report =
+      NewPresetTrainer(
+          PresetRun(GetParam(), {"algorithm.epochs_per_batch=1", "algorithm.mini_batches=1"}),
+          NewDecoder(TinyModel(), 1))
+          ->TrainStep(batch);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_NEAR(report->metrics.at("train/loss"), expected, 1e-5 * std::max(1.0, std::abs(expected)));
 }
@@ -369,9 +370,8 @@ TEST(IterativeDpo, EachRoundStartsAtItsReference) {
   model::Decoder start = NewDecoder(TinyModel(), 1);
   const TrainBatch batch = RolloutBatch(start, 3, 3, 0.3);
   for (const char* refresh : {"1", "2"}) {
-    const auto trainer =
-        NewRounds({"algorithm.mini_batches=1", "algorithm.epochs_per_batch=1",
-                   "algorithm.reference_refresh_steps=" + std::string(refresh)});
+    const auto trainer = NewRounds({"algorithm.mini_batches=1", "algorithm.epochs_per_batch=1",
+                                    "algorithm.reference_refresh_steps=" + std::string(refresh)});
     LossOfStep(*trainer, batch);
     const double loss = LossOfStep(*trainer, batch);
     if (std::string(refresh) == "1") {
