@@ -16,7 +16,10 @@ uint64_t CeilDivide(uint64_t a, uint64_t b) { return b == 0 ? 0 : (a + b - 1) / 
 std::string Number(uint64_t value) { return Grouped(static_cast<int64_t>(value)); }
 
 std::string Count(uint64_t value, const std::string& noun) {
-  return absl::StrCat(Number(value), " ", noun, value == 1 ? "" : noun.ends_with('h') ? "es" : "s");
+  return absl::StrCat(Number(value), " ", noun,
+                      value == 1                ? ""
+                      : noun.ends_with("batch") ? "es"
+                                                : "s");
 }
 
 std::string OnPolicyText(const v1::RunConfig& config, const BatchArithmetic& batch) {
