@@ -109,7 +109,11 @@ class PresetTest(harness.EndToEndTest):
         self.assertFalse((self.folder / "distilled" / "logs" / "reward.log").exists())
         # One family's models may pad their vocabulary differently.
         tiny_model.write(self.folder / "padded", seed=5, vocab_size=20)
-        self.distill("padded-teacher", "padded", "learner.steps=1")
+        self.distill("padded-teacher", "padded", "learner.steps=1",
+                     'reward.verifiers=[{name: shape, weight: 0, regex: {pattern: "[0-9]"}}]')
+        row = [row for row in self.metrics("padded-teacher") if "reward/mean" in row][0]
+        self.assertEqual(row["reward/mean"], 0)
+        self.assertGreater(row["reward/shape"], 0)
 
     def test_a_teacher_of_another_language_is_refused(self):
         for name, vocabulary, why in (("larger", 20, "has a vocabulary of 20, the policy one of 16"),

@@ -62,6 +62,16 @@ class RewardModelTest(harness.EndToEndTest):
                    f"reward.verifiers=[{{name: quality, reward_model: {{path: {model}, threads: 1}}}}]")
         self.assertEqual(len([row for row in self.metrics("judged") if "reward/mean" in row]), 2)
 
+        # Four models: the critic starts from the reward model, head and all.
+        self.train("ppo", "learner.steps=2", "algorithm.preset=ppo", "algorithm.kl_coefficient=0.05",
+                   "algorithm.reward_whitening=true", "algorithm.reward_clip=5", f"learner.critic.path={model}",
+                   f"reward.verifiers=[{{name: quality, reward_model: {{path: {model}, threads: 1}}}}]")
+        rows = [row for row in self.metrics("ppo") if "reward/mean" in row]
+        self.assertEqual(len(rows), 2)
+        self.assertNotEqual(rows[0]["value_mean"], 0)
+        for name in ("reward-model-0", "reference", "generator-0", "learner"):
+            self.assertTrue((self.folder / "ppo" / "logs" / f"{name}.log").exists(), name)
+
     def test_an_interrupted_training_goes_on_exactly(self):
         self.train_reward_model("learner.steps=12")
         whole = self.model_hash("reward_model")

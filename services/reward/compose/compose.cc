@@ -125,7 +125,9 @@ v1::SampleResult ComposeSample(std::span<const RewardTerm> terms,
 
   double sum = 0;
   const RewardTerm* closed_gate = nullptr;
-  bool any_score = false;
+  // Where all of them only report there is nothing to wait for: the sum is that of no terms.
+  bool any_score = std::none_of(terms.begin(), terms.end(),
+                                [](const RewardTerm& term) { return term.decides(); });
   std::string details;
   std::string abstentions;
   for (size_t i = 0; i < terms.size(); ++i) {

@@ -38,7 +38,7 @@ struct RewardTerm {
 // passing one: a
 //   failure is never taken for 0. Failures of verifiers that only report are left out.
 // - A verifier that abstained adds nothing and its gate is open; if every deciding one did, the
-// sample abstains.
+// sample abstains. Where none decides (distillation) the value is 0.
 // - Else the value is the sum of weight times score, or reward_if_gated of the first term whose
 // score is below its gate.
 //   A sum that is not finite is an `error`.

@@ -78,6 +78,15 @@ TEST(ComposeSampleTest, AFailureOfAVerifierThatOnlyReportsIsLeftOut) {
   EXPECT_EQ(scored.score().components().at("note"), 7);
 }
 
+TEST(ComposeSampleTest, WhereAllOnlyReportTheSumIsEmptyAndNotMissing) {
+  const auto terms = Terms({"name: 'a' weight: 0", "name: 'note' weight: 0"});
+  const v1::SampleResult result = Compose(terms, {"score { value: 1 }", "error {}"});
+  ASSERT_TRUE(result.has_score());
+  EXPECT_EQ(result.score().value(), 0);
+  EXPECT_EQ(result.score().components().at("a"), 1);
+  EXPECT_TRUE(Compose(terms, {"abstain {}", "abstain {}"}).has_score());
+}
+
 TEST(ComposeSampleTest, AbstentionsLeaveTheSumAndAllOfThemAbstain) {
   const auto terms = Terms({"name: 'a' weight: 1 gate: 1 reward_if_gated: -1",
                             "name: 'b' weight: 2", "name: 'note' weight: 0"});

@@ -129,7 +129,7 @@ def margins(model, folder, name):
     shutil.rmtree(folder / "offline" / f"{name}.margin", ignore_errors=True)
     rollcall("train", path, "--quiet")
     first = next(row for row in metrics(folder / "offline" / f"{name}.margin" / "margin") if "eval/accuracy" in row)
-    return {"margin": first.get("eval/margin", first.get("eval/difference")), "pair_accuracy": first["eval/accuracy"]}
+    return {"margin": first["eval/difference"], "pair_accuracy": first["eval/accuracy"]}
 
 
 def recorded_figures(method, folder, seed, arguments):

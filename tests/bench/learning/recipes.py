@@ -86,8 +86,10 @@ ONLINE += [
            optimizer="lr: 1e-4, schedule: cosine, min_lr_ratio: 0.1, beta2: 0.99"),
     Online(name="distillation", preset="distillation", needs=("grpo",), verifiers=WATCHED,
            sections="reference: {model_path: {folder}/grpo/final}\n"),
-    Online(name="ppo_reward_model", preset="ppo", needs=("reward_model",), learner=TAUGHT_CRITIC,
-           cells="mini_batches: 2, epochs_per_batch: 1, gae_lambda: 1, kl_coefficient: 0.01",
+    # The KL is what keeps the policy where the reward model has seen examples: at 0.01 it learns to carry always, which
+    # that model never saw and likes, and accuracy falls below the start's.
+    Online(name="ppo_reward_model", preset="ppo", needs=("reward_model",), learner=TAUGHT_CRITIC, steps=24,
+           cells="mini_batches: 2, epochs_per_batch: 1, gae_lambda: 1, kl_coefficient: 0.5",
            verifiers=WATCHED + "\n    - {name: quality, reward_model: {path: {folder}/reward_model/final}}"),
     Online(name="async_grpo", preset="grpo", cells="kl_coefficient: 0.01, behavior_correction: token_truncate",
            learner="  max_staleness: 1\n"),
@@ -174,12 +176,14 @@ def recorded_yaml(method, folder, seed, train, held_out_pairs, rows, steps):
                             lr=method.lr, learner=method.learner)
 
 
-# The margin of a model over the SFT start on pairs that neither has seen: DPO's own measure, by a step that moves nothing.
+# The margin of a model over the SFT start on pairs that neither has seen: DPO's own measure, with beta 1 in nats, by a step
+# that moves nothing.
 MARGIN_PROBE = """name: margin
 output_dir: {folder}
 stage: dpo
 model: {{path: {model}}}
 reference: {{model_path: {start}}}
+preference: {{beta: 1}}
 data:
   train: [{{path: {pairs}}}]
   evaluation: [{{path: {pairs}}}]
