@@ -127,7 +127,11 @@ absl::Status CopyFile(const fs::path& from, const fs::path& to) {
   return WriteFileAtomically(to.string(), bytes);
 }
 
-absl::Status CarryOver(const fs::path& source, const fs::path& folder) {
+}  // namespace
+
+absl::Status CarryTokenizerFiles(const std::string& from, const std::string& to) {
+  if (from.empty()) return absl::OkStatus();
+  const fs::path source = from, folder = to;
   std::error_code ignored;
   for (const char* name : kCarriedFiles) {
     if (!fs::exists(source / name, ignored)) continue;
@@ -146,13 +150,11 @@ absl::Status CarryOver(const fs::path& source, const fs::path& folder) {
   return error ? absl::ErrnoToStatus(error.value(), templates.string()) : absl::OkStatus();
 }
 
-}  // namespace
-
 absl::Status WriteHfFiles(const std::string& folder, const HfFolderSpec& spec) {
   ROLLCALL_ASSIGN_OR_RETURN(const std::vector<Stored> plan, Plan(spec));
   ROLLCALL_ASSIGN_OR_RETURN(const std::string config, ConfigText(spec, plan));
   ROLLCALL_RETURN_IF_ERROR(WriteWeights(folder, plan, spec.max_shard_bytes));
-  if (!spec.source_folder.empty()) ROLLCALL_RETURN_IF_ERROR(CarryOver(spec.source_folder, folder));
+  ROLLCALL_RETURN_IF_ERROR(CarryTokenizerFiles(spec.source_folder, folder));
   return WriteFileAtomically((fs::path(folder) / "config.json").string(), config);
 }
 

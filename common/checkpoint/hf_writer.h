@@ -50,4 +50,8 @@ absl::Status WriteHfFolder(const std::string& path, const HfFolderSpec& spec);
 // FolderTransaction.
 absl::Status WriteHfFiles(const std::string& folder, const HfFolderSpec& spec);
 
+// Copies the tokenizer and generation files of `source` (HfFolderSpec.source_folder) into a folder
+// that exists; "" has none.
+absl::Status CarryTokenizerFiles(const std::string& source, const std::string& folder);
+
 }  // namespace rollcall::checkpoint

@@ -69,24 +69,42 @@ std::string Surplus(const HfFolder& folder, const TensorView& stored) {
   return "not a tensor of this model";
 }
 
-absl::Status CheckAll(const HfFolder& folder, std::span<const tensor::NamedTensor> parameters) {
+// What is wrong with the parameters' own tensors; `find` looks one up by name.
+template <typename Find>
+std::vector<std::string> FaultsOf(std::span<const tensor::NamedTensor> parameters, Find find) {
   std::vector<std::string> faults;
-  std::unordered_set<std::string_view> wanted;
   for (const tensor::NamedTensor& parameter : parameters) {
-    wanted.insert(parameter.name);
-    const TensorView* const stored = folder.Find(parameter.name);
+    const TensorView* const stored = find(parameter.name);
     const std::string fault = stored == nullptr ? "missing" : Misfit(*stored, parameter);
     if (!fault.empty()) faults.push_back(absl::StrCat(parameter.name, ": ", fault));
   }
+  return faults;
+}
+
+std::unordered_set<std::string_view> NamesOf(std::span<const tensor::NamedTensor> parameters) {
+  std::unordered_set<std::string_view> names;
+  for (const tensor::NamedTensor& parameter : parameters) names.insert(parameter.name);
+  return names;
+}
+
+absl::Status Verdict(const std::string& path, const char* what,
+                     const std::vector<std::string>& faults) {
+  if (faults.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": the weights do not fit the ", what, " in ", faults.size(),
+                   faults.size() == 1 ? " tensor: " : " tensors: ", absl::StrJoin(faults, "; ")));
+}
+
+absl::Status CheckAll(const HfFolder& folder, std::span<const tensor::NamedTensor> parameters) {
+  std::vector<std::string> faults =
+      FaultsOf(parameters, [&](const std::string& name) { return folder.Find(name); });
+  const std::unordered_set<std::string_view> wanted = NamesOf(parameters);
   for (const TensorView* stored : folder.tensors()) {
     if (wanted.count(stored->name) > 0) continue;
     const std::string fault = Surplus(folder, *stored);
     if (!fault.empty()) faults.push_back(absl::StrCat(stored->name, ": ", fault));
   }
-  if (faults.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(folder.path(), ": the weights do not fit the model in ", faults.size(),
-                   faults.size() == 1 ? " tensor: " : " tensors: ", absl::StrJoin(faults, "; ")));
+  return Verdict(folder.path(), "model", faults);
 }
 
 // In pieces, so that neither the file's pages nor a conversion ever take much memory beside the
@@ -122,6 +140,24 @@ absl::Status LoadParameters(const HfFolder& folder,
   for (const tensor::NamedTensor& parameter : parameters) {
     const TensorView& stored = *folder.Find(parameter.name);
     ROLLCALL_RETURN_IF_ERROR(Annotate(Fill(stored, parameter.tensor), parameter.name));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillFromFile(const SafetensorsFile& file,
+                          std::span<const tensor::NamedTensor> parameters) {
+  const auto find = [&](const std::string& name) { return file.Find(name); };
+  std::vector<std::string> faults = FaultsOf(parameters, find);
+  const std::unordered_set<std::string_view> wanted = NamesOf(parameters);
+  for (const TensorView& stored : file.tensors()) {
+    if (wanted.count(stored.name) == 0) {
+      faults.push_back(absl::StrCat(stored.name, ": not one of them"));
+    }
+  }
+  ROLLCALL_RETURN_IF_ERROR(Verdict(file.path(), "parameters", faults));
+  for (const tensor::NamedTensor& parameter : parameters) {
+    ROLLCALL_RETURN_IF_ERROR(
+        Annotate(Fill(*find(parameter.name), parameter.tensor), parameter.name));
   }
   return absl::OkStatus();
 }

@@ -26,6 +26,12 @@ absl::Status LoadParameters(const HfFolder& folder,
 absl::Status SaveTensors(const std::string& path, std::span<const tensor::NamedTensor> tensors,
                          const std::map<std::string, std::string>& metadata = {});
 
+// Fills `parameters`, in place, from one safetensors file: every parameter must be in it with its
+// shape and a floating-point dtype (converted), and nothing else. Otherwise nothing is changed and
+// one INVALID_ARGUMENT lists every missing, unexpected and ill-fitting tensor.
+absl::Status FillFromFile(const SafetensorsFile& file,
+                          std::span<const tensor::NamedTensor> parameters);
+
 // All tensors of a safetensors file as new CPU tensors.
 absl::StatusOr<std::map<std::string, at::Tensor>> LoadTensors(const std::string& path);
 

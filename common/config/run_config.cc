@@ -147,6 +147,29 @@ void CheckReference(const v1::RunConfig& config, Violations* found) {
   }
 }
 
+void CheckAdapter(const v1::RunConfig& config, Violations* found) {
+  const v1::LoraSection& lora = config.model().lora();
+  if (lora.dropout() != 0) {
+    found->Add("model.lora.dropout", "must be 0: adapters are trained without dropout, got ",
+               lora.dropout());
+  }
+  if (AsksAdapter(config.model())) {
+    const std::string& reference = config.reference().model_path();
+    if (config.algorithm().reference_refresh_steps() > 0 && !reference.empty() &&
+        reference != config.model().path()) {
+      found->Add("reference.model_path",
+                 "must be model.path or empty where an adapter is trained and "
+                 "algorithm.reference_refresh_steps takes the policy as the next reference: it "
+                 "takes over the adapter alone");
+    }
+    return;
+  }
+  if (!lora.target_modules().empty() || lora.rslora() || lora.merge_on_export()) {
+    found->Add("model.lora.r", "must be at least 1 (or model.lora.path given) for an adapter: ",
+               "other fields of model.lora are set");
+  }
+}
+
 void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
   const v1::AlgorithmSection& algorithm = config.algorithm();
   const v1::SamplingSection& sampling = config.sampling();
@@ -188,6 +211,7 @@ void CheckRun(const v1::RunConfig& config, Violations* found) {
                config.name(), "\"");
   }
   CheckAddress("learner.listen", config.learner().listen(), found);
+  CheckAdapter(config, found);
   const bool trains = config.stage() != v1::STAGE_EVAL;
   if (trains && config.data().train().empty()) {
     found->Add("data.train", "needs at least one file to train on");
@@ -296,6 +320,10 @@ std::string UncorrectedSampling(const v1::SamplingSection& sampling) {
   if (sampling.frequency_penalty() != 0) fields.push_back("sampling.frequency_penalty");
   if (sampling.no_repeat_ngram_size() > 0) fields.push_back("sampling.no_repeat_ngram_size");
   return absl::StrJoin(fields, ", ");
+}
+
+bool AsksAdapter(const v1::ModelSection& model) {
+  return model.lora().r() > 0 || !model.lora().path().empty();
 }
 
 std::string RunFolder(const v1::RunConfig& config) {

@@ -39,6 +39,9 @@ std::string UncorrectedSampling(const v1::SamplingSection& sampling);
 // The folder a run keeps everything in: output_dir/name, absolute. Nothing is made.
 std::string RunFolder(const v1::RunConfig& config);
 
+// Whether the model has a low-rank adapter: one that is trained, or one that is read.
+bool AsksAdapter(const v1::ModelSection& model);
+
 // INVALID_ARGUMENT that lists FindViolations, one "field: message" a line.
 absl::Status ValidateRunConfig(const v1::RunConfig& config, Role role = Role::kRun);
 

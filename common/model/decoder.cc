@@ -8,12 +8,14 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/philox.h"
 #include "common/base/status.h"
 #include "common/model/activation_checkpoint.h"
+#include "common/model/adapter.h"
 #include "common/model/aten_operators.h"
 #include "common/model/experts.h"
 #include "common/model/kernel_calls.h"
@@ -78,6 +80,7 @@ struct Decoder::State {
   Matrix head;   // of a language model
   Matrix score;  // of the others
   double embedding_scale;
+  std::optional<AdapterSet> adapter;
   bool checkpoint_layers = false;
 
   // Grown on demand, on the model's device; the second where sliding layers have their own rope.
@@ -159,6 +162,18 @@ struct Decoder::State {
       default:
         return expert == nullptr ? layer.down : expert->down;
     }
+  }
+
+  // Of every matrix, what the adapter has for it.
+  void AttachAdapter() {
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (!IsMatrix(specs[i].part) || specs[i].bias) continue;
+      MatrixOf(specs[i]).set_adapter(adapter ? adapter->Of(i) : nullptr);
+    }
+  }
+
+  const std::vector<tensor::NamedTensor>& Trainable() const {
+    return adapter ? adapter->parameters() : parameters;
   }
 
   void GrowTable(const Rope& rope, int64_t rows, at::Tensor& table) const {
@@ -318,18 +333,57 @@ void Decoder::InitializeRandom(uint64_t seed) {
   }
 }
 
+absl::Status Decoder::AddAdapter(const LoraConfig& lora) {
+  ROLLCALL_ASSIGN_OR_RETURN(const LoraConfig resolved, ResolveLora(lora, state_->config));
+  state_->adapter.emplace(state_->config, resolved, state_->parameters);
+  state_->AttachAdapter();
+  return absl::OkStatus();
+}
+
+void Decoder::InitializeAdapter(uint64_t seed) { state_->adapter->InitializeRandom(seed); }
+
+void Decoder::RemoveAdapter() {
+  state_->adapter.reset();
+  state_->AttachAdapter();
+}
+
+const LoraConfig* Decoder::lora() const {
+  return state_->adapter ? &state_->adapter->lora() : nullptr;
+}
+
+const std::vector<tensor::NamedTensor>& Decoder::adapter_parameters() const {
+  static const auto* const none = new std::vector<tensor::NamedTensor>();
+  return state_->adapter ? state_->adapter->parameters() : *none;
+}
+
+std::vector<tensor::NamedTensor> Decoder::MergedParameters() const {
+  return state_->adapter ? state_->adapter->Merged(state_->parameters) : state_->parameters;
+}
+
+const std::vector<tensor::NamedTensor>& Decoder::trainable_parameters() const {
+  return state_->Trainable();
+}
+
 void Decoder::SetRequiresGrad(bool requires_grad) {
   InvalidatePacked();
-  for (const auto& parameter : state_->parameters) {
+  for (const auto& parameter : state_->parameters) parameter.tensor.requires_grad_(false);
+  for (const auto& parameter : state_->Trainable()) {
     parameter.tensor.requires_grad_(requires_grad);
-    if (requires_grad && state_->dtype != at::kFloat) parameter.tensor.set_grad_dtype(at::kFloat);
+    if (requires_grad && parameter.tensor.scalar_type() != at::kFloat) {
+      parameter.tensor.set_grad_dtype(at::kFloat);
+    }
   }
+  // In training even what is constant is in memory once.
+  for (const ParameterSpec& spec : state_->specs) {
+    if (IsMatrix(spec.part)) state_->MatrixOf(spec).set_packs(!requires_grad);
+  }
+  state_->head.set_packs(!requires_grad);
 }
 
 void Decoder::SetActivationCheckpointing(bool on) { state_->checkpoint_layers = on; }
 
 void Decoder::ZeroGrad() {
-  for (const auto& parameter : state_->parameters) parameter.tensor.mutable_grad() = at::Tensor();
+  for (const auto& parameter : state_->Trainable()) parameter.tensor.mutable_grad() = at::Tensor();
 }
 
 void Decoder::InvalidatePacked() {
@@ -337,6 +391,7 @@ void Decoder::InvalidatePacked() {
     if (IsMatrix(spec.part)) state_->MatrixOf(spec).InvalidatePacked();
   }
   state_->head.InvalidatePacked();
+  if (state_->adapter) state_->adapter->InvalidatePacked();
 }
 
 at::Tensor Decoder::Forward(const at::Tensor& token_ids, const at::Tensor& positions,
@@ -357,12 +412,15 @@ at::Tensor Decoder::Forward(const at::Tensor& token_ids, const at::Tensor& posit
 
   at::Tensor x = Embed(s.backend, s.embedding, ids);
   if (s.embedding_scale != 1.0) x = at::mul(x, s.embedding_scale);
-  if (!s.checkpoint_layers || !at::GradMode::is_enabled() || !x.requires_grad()) {
+  const bool graph = at::GradMode::is_enabled() && s.Trainable()[0].tensor.requires_grad();
+  if (!s.checkpoint_layers || !graph) {
     for (int64_t i = 0; i < s.config.num_layers; ++i) x = s.RunLayer(i, x, places, attention);
     return s.Norm(x, s.final_norm);
   }
   const std::shared_ptr<AttentionContext> kept = attention.Copy();
   TORCH_CHECK(kept != nullptr, "attention: this context has no gradients");
+  // Behind a constant embedding the first layer's input takes gradients for Checkpoint's sake.
+  if (!x.requires_grad()) x = x.detach().requires_grad_(true);
   for (int64_t i = 0; i < s.config.num_layers; ++i) {
     const auto layer = [&s, i, places, kept](const at::Tensor& in) {
       return s.RunLayer(i, in, places, *kept);

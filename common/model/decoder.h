@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "common/model/attention_context.h"
 #include "common/model/backend.h"
+#include "common/model/lora_config.h"
 #include "common/model/model_config.h"
 #include "common/tensor/named_tensor.h"
 
@@ -47,8 +48,25 @@ class Decoder {
   // PhiloxStream(seed, index of the parameter), then rounded to the compute dtype.
   void InitializeRandom(uint64_t seed);
 
-  // Gradients arrive in parameters()[i].tensor.grad(), always float32: that of a bfloat16 parameter
-  // is not rounded, so micro-batches add up in float32.
+  // A low-rank adapter of zeros (AdapterSet) in place of whatever adapter there was; forwards then
+  // compute with it, unmerged. The statuses of ResolveLora.
+  absl::Status AddAdapter(const LoraConfig& lora);
+  // A random and B zero, as PEFT starts (AdapterSet::InitializeRandom).
+  void InitializeAdapter(uint64_t seed);
+  void RemoveAdapter();
+  // Its settings, resolved; null: there is none.
+  const LoraConfig* lora() const;
+  // Its tensors in canonical order under PEFT's names; empty: there is none.
+  const std::vector<tensor::NamedTensor>& adapter_parameters() const;
+  // parameters() with the adapter added to them.
+  std::vector<tensor::NamedTensor> MergedParameters() const;
+
+  // What is trained: the adapter's tensors where there is one, else parameters().
+  const std::vector<tensor::NamedTensor>& trainable_parameters() const;
+
+  // Of the trainable parameters; the others then take no gradients. They arrive in
+  // trainable_parameters()[i].tensor.grad(), always float32: that of a bfloat16 parameter is not
+  // rounded, so micro-batches add up in float32.
   void SetRequiresGrad(bool requires_grad);
   void ZeroGrad();
   // Forwards with gradients keep each layer's input alone, and the backward pass, Tensor::backward,

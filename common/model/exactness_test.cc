@@ -44,19 +44,29 @@ at::Tensor LogProbMatrix(const at::Tensor& logits, double temperature) {
 struct Case {
   at::ScalarType dtype;
   int64_t heads, kv_heads, head_dim;
+  int64_t adapter_rank = 0;  // 0: none
 };
 
 std::string CaseName(const ::testing::TestParamInfo<Case>& param) {
   const Case& c = param.param;
   return (c.dtype == at::kFloat ? "float32_" : "bfloat16_") + std::to_string(c.heads) + "heads_" +
-         std::to_string(c.kv_heads) + "kv_" + std::to_string(c.head_dim) + "dim";
+         std::to_string(c.kv_heads) + "kv_" + std::to_string(c.head_dim) + "dim" +
+         (c.adapter_rank > 0 ? "_rank" + std::to_string(c.adapter_rank) : "");
 }
 
 class ExactnessTest : public ::testing::TestWithParam<Case> {
  protected:
   Decoder MakeDecoder() const {
     const Case& c = GetParam();
-    return RandomDecoder(SmallConfig(c.heads, c.kv_heads, c.head_dim), c.dtype, 11);
+    Decoder decoder = RandomDecoder(SmallConfig(c.heads, c.kv_heads, c.head_dim), c.dtype, 11);
+    if (c.adapter_rank == 0) return decoder;
+    EXPECT_TRUE(decoder.AddAdapter({.r = c.adapter_rank, .alpha = 7}).ok());
+    const at::NoGradGuard no_grad;
+    PhiloxStream random(21, 21);
+    for (const auto& [name, tensor] : decoder.adapter_parameters()) {
+      tensor.copy_(testing::RandomNormal(tensor.sizes(), random).mul_(0.2));
+    }
+    return decoder;
   }
 };
 
@@ -125,7 +135,7 @@ TEST_P(ExactnessTest, GradientsDoNotDependOnThreads) {
         *ScoreTokens(decoder, hidden, tokens.roll(-1), 1.0, EntropyMode::kDifferentiable);
     (scores.logprob.sum() + scores.entropy.sum()).backward();
     auto& list = gradients.emplace_back();
-    for (const auto& parameter : decoder.parameters()) {
+    for (const auto& parameter : decoder.trainable_parameters()) {
       ASSERT_TRUE(parameter.tensor.grad().defined()) << parameter.name;
       EXPECT_EQ(parameter.tensor.grad().scalar_type(), at::kFloat);
       list.push_back(parameter.tensor.grad().clone());
@@ -133,7 +143,8 @@ TEST_P(ExactnessTest, GradientsDoNotDependOnThreads) {
     decoder.ZeroGrad();
   }
   for (size_t i = 0; i < gradients[0].size(); ++i) {
-    EXPECT_TRUE(SameBits(gradients[0][i], gradients[1][i])) << decoder.parameters()[i].name;
+    EXPECT_TRUE(SameBits(gradients[0][i], gradients[1][i]))
+        << decoder.trainable_parameters()[i].name;
   }
 }
 
@@ -141,8 +152,9 @@ INSTANTIATE_TEST_SUITE_P(All, ExactnessTest,
                          ::testing::Values(Case{at::kFloat, 6, 2, 24},
                                            Case{at::kBFloat16, 6, 2, 24},
                                            Case{at::kFloat, 4, 4, 20},
-                                           Case{at::kBFloat16, 4, 4, 20},
-                                           Case{at::kFloat, 9, 1, 8}),
+                                           Case{at::kBFloat16, 4, 4, 20}, Case{at::kFloat, 9, 1, 8},
+                                           Case{at::kFloat, 6, 2, 24, 4},
+                                           Case{at::kBFloat16, 6, 2, 24, 5}),
                          CaseName);
 
 TEST(CopyBlockTest, ForkedSequenceContinuesExactly) {

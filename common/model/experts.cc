@@ -187,23 +187,25 @@ constexpr size_t kGate = 0, kUp = 1, kDown = 2, kMatrices = 3;
 
 struct MixtureGradients {
   at::Tensor dx, dweights;
-  variable_list dmatrices;  // float32, gate, up, down of each expert
+  variable_list dmatrices;  // float32, gate, up, down of each expert; empty where not needed
 };
 
 class MixtureBackward {
  public:
   MixtureBackward(const at::Tensor& x, const Routing& routing, const variable_list& matrices,
-                  kernels::Activation activation)
+                  kernels::Activation activation, bool need_matrices)
       : x_(x),
         routing_(routing),
         matrices_(matrices),
         activation_(activation),
+        need_matrices_(need_matrices),
         experts_(static_cast<int64_t>(matrices.size() / kMatrices)),
         slots_(routing.chosen, experts_) {}
 
   MixtureGradients Run(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
     MixtureGradients gradients;
     for (const at::Tensor& matrix : matrices_) {
+      if (!need_matrices_) break;
       gradients.dmatrices.push_back(at::zeros(matrix.sizes(), Options(at::kFloat)));
     }
     const at::Tensor inside = GluForward(activation_, gate, up);
@@ -251,7 +253,7 @@ class MixtureBackward {
     }
   }
   void AddDw(const at::Tensor& dy, const at::Tensor& x, size_t which, variable_list& dmatrices) {
-    for (int64_t e = 0; e < experts_; ++e) {
+    for (int64_t e = 0; e < experts_ && need_matrices_; ++e) {
       if (slots_.Rows(e) == 0) continue;
       calls_.push_back(LinearDwArgs(slots_.Part(dy, e), slots_.Part(x, e),
                                     dmatrices[e * kMatrices + which], false));
@@ -266,6 +268,7 @@ class MixtureBackward {
   const Routing& routing_;
   const variable_list& matrices_;
   const kernels::Activation activation_;
+  const bool need_matrices_;
   const int64_t experts_;
   const Slots slots_;
   std::vector<kernels::GemmArgs> calls_;
@@ -287,11 +290,12 @@ struct MixtureFunction : Function<MixtureFunction> {
     const Routing routing{saved[1], saved[2]};
     const variable_list matrices(saved.begin() + 5, saved.end());
     const auto activation = static_cast<kernels::Activation>(ctx->saved_data["activation"].toInt());
-    MixtureGradients gradients = MixtureBackward(saved[0], routing, matrices, activation)
-                                     .Run(dy[0].contiguous(), saved[3], saved[4]);
+    MixtureGradients gradients =
+        MixtureBackward(saved[0], routing, matrices, activation, ctx->needs_input_grad(3))
+            .Run(dy[0].contiguous(), saved[3], saved[4]);
     variable_list all = {gradients.dx, gradients.dweights, {}};
     all.insert(all.end(), gradients.dmatrices.begin(), gradients.dmatrices.end());
-    all.resize(all.size() + 2);  // the two arguments that are no tensors
+    all.resize(3 + matrices.size() + 2);  // two arguments are no tensors
     return all;
   }
 };

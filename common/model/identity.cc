@@ -1,5 +1,6 @@
 #include "common/model/identity.h"
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/model/peft_config.h"
 #include "common/tensor/bridge.h"
 #include "common/wire/manifest.h"
 #include "common/wire/sha256.h"
@@ -99,10 +101,13 @@ v1::NumericsFingerprint FingerprintOf(const Decoder& decoder) {
   return fingerprint;
 }
 
-absl::StatusOr<v1::WeightManifest> ManifestOf(const Decoder& decoder) {
+namespace {
+
+absl::StatusOr<v1::WeightManifest> ManifestOfTensors(
+    const Decoder& decoder, const std::vector<tensor::NamedTensor>& parameters) {
   v1::WeightManifest manifest;
   manifest.set_architecture_hash(ArchitectureHash(decoder.config()));
-  for (const tensor::NamedTensor& parameter : decoder.parameters()) {
+  for (const tensor::NamedTensor& parameter : parameters) {
     ROLLCALL_ASSIGN_OR_RETURN(const wire::DType dtype,
                               tensor::DTypeOf(parameter.tensor.scalar_type()));
     ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor host, tensor::HostContiguous(parameter.tensor));
@@ -113,6 +118,16 @@ absl::StatusOr<v1::WeightManifest> ManifestOf(const Decoder& decoder) {
     spec->set_sha256(wire::ToBytes(wire::Sha256Of(tensor::BytesOf(host))));
   }
   return manifest;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::WeightManifest> ManifestOf(const Decoder& decoder) {
+  return ManifestOfTensors(decoder, decoder.parameters());
+}
+
+absl::StatusOr<v1::WeightManifest> AdapterManifestOf(const Decoder& decoder) {
+  return ManifestOfTensors(decoder, decoder.adapter_parameters());
 }
 
 absl::StatusOr<std::string> ManifestHash(const v1::WeightManifest& manifest) {
@@ -130,6 +145,24 @@ absl::StatusOr<std::string> ManifestHash(const v1::WeightManifest& manifest) {
     entries.push_back(std::move(entry));
   }
   return wire::ToBytes(wire::ManifestHash(entries));
+}
+
+absl::StatusOr<std::string> AdaptedManifestHash(const Decoder& decoder,
+                                                const std::string& base_manifest_hash) {
+  ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, AdapterManifestOf(decoder));
+  ROLLCALL_ASSIGN_OR_RETURN(const std::string adapter, ManifestHash(manifest));
+  const std::optional<wire::Sha256Digest> base = wire::DigestFromBytes(base_manifest_hash);
+  if (decoder.lora() == nullptr || !base) {
+    return absl::InternalError("an adapter's hash needs an adapter and the base's hash");
+  }
+  return wire::ToBytes(wire::AdaptedManifestHash(*base, *wire::DigestFromBytes(adapter),
+                                                 CanonicalAdapterConfig(*decoder.lora())));
+}
+
+absl::StatusOr<std::string> PolicyManifestHash(const Decoder& decoder) {
+  ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, ManifestOf(decoder));
+  ROLLCALL_ASSIGN_OR_RETURN(std::string hash, ManifestHash(manifest));
+  return decoder.lora() == nullptr ? hash : AdaptedManifestHash(decoder, hash);
 }
 
 }  // namespace rollcall::model

@@ -28,8 +28,20 @@ v1::NumericsFingerprint FingerprintOf(const Decoder& decoder);
 // each gigabyte. Called by the decoder's thread, inside TorchCall.
 absl::StatusOr<v1::WeightManifest> ManifestOf(const Decoder& decoder);
 
+// The same of the adapter's tensors alone; of a decoder without one there are none.
+absl::StatusOr<v1::WeightManifest> AdapterManifestOf(const Decoder& decoder);
+
 // PolicyVersion.manifest_hash of a manifest. INVALID_ARGUMENT names the tensor whose dtype, shape
 // or hash is none.
 absl::StatusOr<std::string> ManifestHash(const v1::WeightManifest& manifest);
+
+// PolicyVersion.manifest_hash of a decoder with an adapter (wire::AdaptedManifestHash), given the
+// hash of its base. Reads the adapter alone.
+absl::StatusOr<std::string> AdaptedManifestHash(const Decoder& decoder,
+                                                const std::string& base_manifest_hash);
+
+// PolicyVersion.manifest_hash of a decoder as it is, with its adapter where it has one. Reads every
+// parameter.
+absl::StatusOr<std::string> PolicyManifestHash(const Decoder& decoder);
 
 }  // namespace rollcall::model

@@ -63,6 +63,31 @@ TEST(IdentityTest, ManifestHashRefusesWhatIsNoTensor) {
             std::string::npos);
 }
 
+TEST(IdentityTest, AnAdapterMakesAnotherPolicyOfTheSameBase) {
+  Decoder decoder = MakeDecoder(1);
+  const std::string base = *ManifestHash(*ManifestOf(decoder));
+  EXPECT_EQ(*PolicyManifestHash(decoder), base);
+  ASSERT_TRUE(decoder.AddAdapter({.r = 2, .alpha = 4, .target_modules = {"q_proj"}}).ok());
+  EXPECT_EQ(*ManifestHash(*ManifestOf(decoder)), base);
+  const v1::WeightManifest manifest = *AdapterManifestOf(decoder);
+  ASSERT_EQ(manifest.tensors_size(), 4);
+  EXPECT_EQ(manifest.tensors(1).name(),
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
+  const std::string adapted = *PolicyManifestHash(decoder);
+  EXPECT_EQ(adapted, *AdaptedManifestHash(decoder, base));
+  EXPECT_NE(adapted, base);
+  EXPECT_NE(adapted, *AdaptedManifestHash(decoder, std::string(32, 'b')));
+  // The tensors count, and so does the scale that they are taken with.
+  decoder.InitializeAdapter(3);
+  const std::string drawn = *PolicyManifestHash(decoder);
+  EXPECT_NE(drawn, adapted);
+  ASSERT_TRUE(decoder.AddAdapter({.r = 2, .alpha = 5, .target_modules = {"q_proj"}}).ok());
+  decoder.InitializeAdapter(3);
+  EXPECT_NE(*PolicyManifestHash(decoder), drawn);
+  decoder.RemoveAdapter();
+  EXPECT_EQ(*PolicyManifestHash(decoder), base);
+}
+
 TEST(IdentityTest, FingerprintNamesTheArithmetic) {
   const v1::NumericsFingerprint fingerprint = FingerprintOf(MakeDecoder(1));
   EXPECT_EQ(fingerprint.dtype(), "float32");

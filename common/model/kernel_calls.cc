@@ -272,9 +272,9 @@ at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double 
 
 std::pair<at::Tensor, at::Tensor> RmsNormBackward(const at::Tensor& dy, const at::Tensor& x,
                                                   const at::Tensor& weight, double epsilon,
-                                                  bool unit_offset) {
-  at::Tensor dx = at::empty_like(x);
-  at::Tensor dweight = at::empty({x.size(1)}, Options(at::kFloat));
+                                                  bool unit_offset, bool need_weight) {
+  at::Tensor dx = at::empty_like(x), dweight;
+  if (need_weight) dweight = at::empty({x.size(1)}, Options(at::kFloat));
   at::Tensor inverse_rms = at::empty({x.size(0)}, Options(at::kFloat));
   kernels::RmsNormArgs args{};
   args.width = x.size(1);
@@ -285,11 +285,12 @@ std::pair<at::Tensor, at::Tensor> RmsNormBackward(const at::Tensor& dy, const at
   args.weight = weight.const_data_ptr();
   args.dy = dy.const_data_ptr();
   args.dx = dx.mutable_data_ptr();
-  args.dweight = dweight.mutable_data_ptr<float>();
+  args.dweight = need_weight ? dweight.mutable_data_ptr<float>() : nullptr;
   args.inverse_rms = inverse_rms.mutable_data_ptr<float>();
   ParallelRanges(x.size(0), 1, x.numel(), [&](int64_t begin, int64_t end) {
     kernels::Kernels().rms_norm_dx(args, begin, end);
   });
+  if (!need_weight) return {dx, dweight};
   ParallelRanges(x.size(1), kernels::kLanes, x.numel(), [&](int64_t begin, int64_t end) {
     kernels::Kernels().rms_norm_dweight(args, x.size(0), begin, end);
   });

@@ -62,10 +62,10 @@ at::Tensor EmbedBackward(const at::Tensor& dy, const at::Tensor& ids, int64_t vo
 
 at::Tensor RmsNormForward(const at::Tensor& x, const at::Tensor& weight, double epsilon,
                           bool unit_offset);
-// {dx, dweight float32}
+// {dx, dweight float32, or undefined where it is not needed}
 std::pair<at::Tensor, at::Tensor> RmsNormBackward(const at::Tensor& dy, const at::Tensor& x,
                                                   const at::Tensor& weight, double epsilon,
-                                                  bool unit_offset);
+                                                  bool unit_offset, bool need_weight);
 
 at::Tensor RotateForward(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& table,
                          bool inverse);

@@ -1,9 +1,13 @@
 #include "common/model/operators.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
+#include "common/model/adapter.h"
 #include "common/model/aten_operators.h"
 #include "common/model/attention_context.h"
 #include "common/model/kernel_calls.h"
@@ -98,9 +102,9 @@ struct RmsNormFunction : Function<RmsNormFunction> {
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const variable_list saved = ctx->get_saved_variables();
-    auto [dx, dweight] = RmsNormBackward(dy[0].contiguous(), saved[0], saved[1],
-                                         ctx->saved_data["epsilon"].toDouble(),
-                                         ctx->saved_data["unit_offset"].toBool());
+    auto [dx, dweight] = RmsNormBackward(
+        dy[0].contiguous(), saved[0], saved[1], ctx->saved_data["epsilon"].toDouble(),
+        ctx->saved_data["unit_offset"].toBool(), ctx->needs_input_grad(1));
     return {dx, dweight, {}, {}};
   }
 };
@@ -155,15 +159,33 @@ struct PackedAttentionFunction : Function<PackedAttentionFunction> {
   }
 };
 
+// Whether there are adapters, or gradients for x alone.
+bool WeightsAreConstant(const at::Tensor& x, const std::vector<Matrix*>& matrices) {
+  if (matrices.front()->weight().requires_grad()) return false;
+  if (at::GradMode::is_enabled() && x.requires_grad()) return true;
+  return std::any_of(matrices.begin(), matrices.end(),
+                     [](const Matrix* matrix) { return matrix->adapter() != nullptr; });
+}
+
+at::Tensor AtenLinear(const at::Tensor& x, const Matrix& matrix, at::ScalarType type) {
+  const Adapter* adapter = matrix.adapter();
+  if (adapter == nullptr) return aten::Linear(x, matrix.weight(), matrix.bias(), type);
+  const at::Tensor inner = aten::Linear(x, adapter->down.weight(), {}, at::kFloat);
+  const at::Tensor outer =
+      aten::Linear(inner * adapter->scale, adapter->up.weight(), {}, at::kFloat);
+  return (aten::Linear(x, matrix.weight(), matrix.bias(), at::kFloat) + outer).to(type);
+}
+
 std::vector<at::Tensor> LinearsTo(Backend backend, const at::Tensor& x,
                                   const std::vector<Matrix*>& matrices, at::ScalarType type) {
   std::vector<at::Tensor> results;
   if (backend == Backend::kAten) {
     for (const Matrix* matrix : matrices) {
-      results.push_back(aten::Linear(x, matrix->weight(), matrix->bias(), type));
+      results.push_back(AtenLinear(x, *matrix, type));
     }
     return results;
   }
+  if (WeightsAreConstant(x, matrices)) return AdaptedLinears(x, matrices, type);
   if (!NeedsGraph({x, matrices.front()->weight()})) return LinearsForward(x, matrices, type);
   std::vector<at::Tensor> tensors;
   for (const Matrix* matrix : matrices) tensors.push_back(matrix->weight());
@@ -176,7 +198,7 @@ std::vector<at::Tensor> LinearsTo(Backend backend, const at::Tensor& x,
 }  // namespace
 
 Weights Matrix::ForProducts() {
-  if (weight_.requires_grad()) return {weight_, false};
+  if (!packs_ || weight_.requires_grad()) return {weight_, false};
   const auto version = static_cast<int64_t>(weight_._version());
   if (!panels_.defined() || version != packed_version_) {
     PackInto(weight_, panels_);

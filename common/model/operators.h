@@ -6,6 +6,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -17,9 +18,11 @@
 
 namespace rollcall::model {
 
+struct Adapter;
 struct PagedSequence;
 
-// A weight matrix [n, k] with the packed copy that the kernels read, and a bias [n] or none.
+// A weight matrix [n, k] with the packed copy that the kernels read, a bias [n] or none, and an
+// adapter (adapter.h) or none.
 class Matrix {
  public:
   Matrix() = default;
@@ -29,14 +32,20 @@ class Matrix {
   const at::Tensor& weight() const { return weight_; }
   const at::Tensor& bias() const { return bias_; }  // may be undefined
   void set_bias(at::Tensor bias) { bias_ = std::move(bias); }
+  Adapter* adapter() const { return adapter_.get(); }
+  void set_adapter(std::shared_ptr<Adapter> adapter) { adapter_ = std::move(adapter); }
   // While the weight requires gradients, the weight itself: it changes at every step, a training
   // forward has rows enough to pack it as it goes, and it is in memory once. Else its panels, packed
   // when the weight's version counter moved.
   Weights ForProducts();
+  // False: the weight itself as well, for one that is constant in training.
+  void set_packs(bool packs) { packs_ = packs; }
   void InvalidatePacked() { panels_ = at::Tensor(); }
 
  private:
   at::Tensor weight_, bias_;
+  std::shared_ptr<Adapter> adapter_;
+  bool packs_ = true;
   at::Tensor panels_;
   int64_t packed_version_ = -1;  // of the weight that panels_ holds
 };

@@ -24,4 +24,14 @@ Sha256Digest ManifestHash(std::span<const TensorEntry> tensors) {
   return sha256.Finish();
 }
 
+Sha256Digest AdaptedManifestHash(const Sha256Digest& base, const Sha256Digest& adapter,
+                                 std::string_view adapter_config) {
+  std::string bytes = "rollcall adapter\n";
+  bytes += ToBytes(base);
+  bytes += ToBytes(adapter);
+  AppendLittleEndian(static_cast<uint32_t>(adapter_config.size()), &bytes);
+  bytes += adapter_config;
+  return Sha256Of(bytes);
+}
+
 }  // namespace rollcall::wire

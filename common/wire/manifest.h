@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/wire/dtype.h"
@@ -25,5 +26,13 @@ struct TensorEntry {
 // each dimension as u64, and the tensor's 32 hash bytes; all integers little-endian. Every variable
 // part is preceded by its length, so different manifests are different byte strings.
 Sha256Digest ManifestHash(std::span<const TensorEntry> tensors);
+
+// The identity of a set of weights with a low-rank adapter, PolicyVersion.manifest_hash of both
+// together: SHA-256 over "rollcall adapter\n", the base's manifest hash, the manifest hash of the
+// adapter's tensors, the configuration's length as u32 and the configuration
+// (AdapterContent.adapter_config). The leading text keeps it apart from every ManifestHash, whose
+// first four bytes are a name's length.
+Sha256Digest AdaptedManifestHash(const Sha256Digest& base, const Sha256Digest& adapter,
+                                 std::string_view adapter_config);
 
 }  // namespace rollcall::wire

@@ -41,5 +41,17 @@ TEST(ManifestHashTest, EveryPartCounts) {
   EXPECT_EQ(hashes.size(), variants.size());
 }
 
+TEST(AdaptedManifestHashTest, IsTheHashOfTheDocumentedBytes) {
+  using namespace std::string_literals;
+  const Sha256Digest base = Sha256Of("base"), adapter = Sha256Of("adapter");
+  EXPECT_EQ(
+      AdaptedManifestHash(base, adapter, "{}"),
+      Sha256Of("rollcall adapter\n" + ToBytes(base) + ToBytes(adapter) + "\x02\0\0\0"s + "{}"));
+  const std::set<Sha256Digest> hashes = {
+      AdaptedManifestHash(base, adapter, "{}"), AdaptedManifestHash(adapter, base, "{}"),
+      AdaptedManifestHash(base, base, "{}"), AdaptedManifestHash(base, adapter, "{ }")};
+  EXPECT_EQ(hashes.size(), 4u);
+}
+
 }  // namespace
 }  // namespace rollcall::wire
