@@ -14,6 +14,8 @@
 #include "common/base/status.h"
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
+#include "common/config/run_config.h"
+#include "common/model/adapter_folder.h"
 #include "common/model/decoder.h"
 #include "common/model/identity.h"
 #include "common/model/kernel_choice.h"
@@ -35,6 +37,11 @@ struct Source {
   std::optional<checkpoint::HfFolder> folder;  // with weights
 };
 
+// An adapter goes with weights that are here, whoever brings it.
+bool WaitsForAllWeights(const v1::RunConfig& config) {
+  return config.generator().wait_for_weights() && !config::AsksAdapter(config.model());
+}
+
 // The model's settings as this run wants them.
 absl::StatusOr<model::ModelConfig> ReadConfig(const v1::RunConfig& config, std::string_view json,
                                               const std::string& config_path) {
@@ -49,7 +56,7 @@ absl::StatusOr<Source> OpenSource(const v1::RunConfig& config) {
   const std::string& path = config.model().path();
   const std::string config_path = path + "/config.json";
   Source source;
-  if (config.generator().wait_for_weights()) {
+  if (WaitsForAllWeights(config)) {
     ROLLCALL_ASSIGN_OR_RETURN(const std::string json, ReadFile(config_path));
     ROLLCALL_ASSIGN_OR_RETURN(source.config, ReadConfig(config, json, config_path));
     return source;
@@ -71,8 +78,11 @@ absl::StatusOr<model::Decoder> MakeDecoder(const Source& source, at::ScalarType 
 }
 
 // Copies of the weights that a generator on the CPU holds at most: as loaded, packed for the
-// kernels, and staged while a learner pushes the next version.
-constexpr uint64_t kServedCopies = 3;
+// kernels, and staged while a learner pushes the next version; with an adapter, which is small, the
+// first two.
+uint64_t ServedCopies(const v1::RunConfig& config) {
+  return config::AsksAdapter(config.model()) ? 2 : 3;
+}
 // The reference has no next version.
 constexpr uint64_t kReferenceCopies = 2;
 
@@ -81,8 +91,12 @@ at::ScalarType DtypeOf(const v1::RunConfig& config) {
 }
 
 // Bytes that a learner on this box takes a parameter: the weights and their packed copy, the copy
-// that is published, float32 masters unless those are the weights, gradients, and two moments.
-uint64_t LearnerBytes(uint64_t width) { return 3 * width + (width == 4 ? 0 : 4) + 4 + 2 * 4; }
+// that is published, float32 masters unless those are the weights, gradients, and two moments. With
+// an adapter the weights alone.
+uint64_t LearnerBytes(const v1::RunConfig& config, uint64_t width) {
+  if (config::AsksAdapter(config.model())) return width;
+  return 3 * width + (width == 4 ? 0 : 4) + 4 + 2 * 4;
+}
 
 bool IsLocal(const std::string& address) { return absl::StartsWith(address, "unix:"); }
 
@@ -95,8 +109,8 @@ void CountOthers(const v1::RunConfig& config, uint64_t parameters, uint64_t widt
   for (const std::string& address : config.generator().addresses()) generators += IsLocal(address);
   if (generators == 0) return;  // it serves on its own
   demand->generators = static_cast<uint32_t>(generators);
-  demand->others = (generators - 1) * kServedCopies * parameters * width;
-  demand->others += parameters * LearnerBytes(width);
+  demand->others = (generators - 1) * ServedCopies(config) * parameters * width;
+  demand->others += parameters * LearnerBytes(config, width);
   for (const std::string& address : config.reference().addresses()) {
     if (IsLocal(address)) demand->others += kReferenceCopies * parameters * width;
   }
@@ -120,7 +134,7 @@ absl::StatusOr<CacheBudget> BudgetCache(const v1::RunConfig& config,
     const MachineLimits limits = ReadMachineLimits();
     demand.available = limits.memory_available;
     demand.available_source = limits.memory_source;
-    demand.weights = kServedCopies * parameters * width;
+    demand.weights = ServedCopies(config) * parameters * width;
     CountOthers(config, parameters, width, &demand);
   } else {
     demand.available = at::accelerator::getMemoryInfo(device.index()).first;
@@ -137,6 +151,16 @@ absl::StatusOr<CacheBudget> BudgetCache(const v1::RunConfig& config,
            {"tokens", uint64_t{budget.blocks} * demand.block_tokens},
            {"full_contexts", uint64_t{budget.blocks} * demand.block_tokens / demand.context}});
   return budget;
+}
+
+// Adds the adapter of model.lora.path, if any. Returns the manifest hash of what then serves.
+absl::StatusOr<std::string> ReadAdapter(const v1::RunConfig& config, const std::string& base_hash,
+                                        model::Decoder& decoder) {
+  const std::string& path = config.model().lora().path();
+  if (path.empty()) return base_hash;
+  ROLLCALL_RETURN_IF_ERROR(
+      Annotate(model::LoadAdapter(path, /*base_manifest_hash=*/"", decoder), "model.lora.path"));
+  return model::AdaptedManifestHash(decoder, base_hash);
 }
 
 absl::StatusOr<WeightLayout> LayoutOf(const v1::WeightManifest& manifest) {
@@ -205,9 +229,14 @@ absl::StatusOr<LoadedModel> LoadModel(const v1::RunConfig& config) {
     ROLLCALL_ASSIGN_OR_RETURN(v1::WeightManifest manifest, model::ManifestOf(decoder));
     manifest.set_tokenizer_hash(tokenizer_hash);
     ROLLCALL_ASSIGN_OR_RETURN(loaded.layout, LayoutOf(manifest));
+    loaded.layout.model = source.config;
     if (source.folder.has_value()) {
-      ROLLCALL_ASSIGN_OR_RETURN(std::string hash, model::ManifestHash(manifest));
-      loaded.version.emplace().set_manifest_hash(std::move(hash));
+      ROLLCALL_ASSIGN_OR_RETURN(loaded.layout.base_manifest_hash, model::ManifestHash(manifest));
+      if (!section.wait_for_weights()) {
+        ROLLCALL_ASSIGN_OR_RETURN(std::string hash,
+                                  ReadAdapter(config, loaded.layout.base_manifest_hash, decoder));
+        loaded.version.emplace().set_manifest_hash(std::move(hash));
+      }
     }
     ROLLCALL_ASSIGN_OR_RETURN(
         model::KvCache cache,

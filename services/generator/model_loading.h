@@ -21,7 +21,8 @@ struct LoadedModel {
   RequestLimits limits;
   v1::NumericsFingerprint numerics;
   WeightLayout layout;
-  // Of the weights that were read; unset with generator.wait_for_weights.
+  // Of the weights that were read, with the adapter of model.lora.path; unset with
+  // generator.wait_for_weights.
   std::optional<v1::PolicyVersion> version;
   SchedulerOptions scheduler;
 };

@@ -3,6 +3,7 @@
 // version gives.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -11,8 +12,11 @@
 #include <thread>
 
 #include "common/checkpoint/scratch_folder.h"
+#include "common/model/adapter_folder.h"
 #include "common/model/attention_context.h"
+#include "common/model/identity.h"
 #include "common/model/scoring.h"
+#include "common/model/test_models.h"
 #include "common/rpc/status_conversion.h"
 #include "services/generator/testing/generator_server.h"
 #include "services/generator/testing/requests.h"
@@ -75,16 +79,17 @@ std::vector<uint32_t> Trajectory(const v1::GenerateRequest& request,
 
 class WeightUpdateTest : public ::testing::Test {
  protected:
-  void Serve(const std::string& on_weight_update) {
+  void Serve(const std::string& on_weight_update, std::vector<std::string> sets = {}) {
     ASSERT_TRUE(testing::WriteTinyFolder(folder(), before_).ok());
-    server_ = std::make_unique<GeneratorServer>(
-        folder(), std::vector<std::string>{"generator.on_weight_update=" + on_weight_update});
+    sets.push_back("generator.on_weight_update=" + on_weight_update);
+    server_ = std::make_unique<GeneratorServer>(folder(), sets);
     ASSERT_TRUE(Push(before_, 0).ok());
   }
   std::string folder() const { return scratch_ / "model"; }
   absl::Status Push(const model::Decoder& decoder, uint64_t step) {
     const Published published(decoder, folder(), 1, step);
-    return server_->PushWeights(published.version, published.manifest, published.tensors, 1 << 20);
+    return server_->PushWeights(published.version, published.manifest, published.tensors, 1 << 20,
+                                published.adapter);
   }
 
   // Generates, and pushes `after_` once the first tokens are there.
@@ -126,6 +131,9 @@ class WeightUpdateTest : public ::testing::Test {
     }
   }
 
+  // Requests across an update with on_weight_update: recompute.
+  void ExpectRecomputed();
+
   model::Decoder before_ = testing::TinyDecoder(at::kFloat, 5);
   model::Decoder after_ = testing::TinyDecoder(at::kFloat, 6);
   checkpoint::ScratchFolder scratch_;
@@ -166,8 +174,7 @@ std::map<uint32_t, size_t> All(const Outcome& outcome, size_t value) {
   return all;
 }
 
-TEST_F(WeightUpdateTest, RecomputedSamplesGoOnExactly) {
-  Serve("recompute");
+void WeightUpdateTest::ExpectRecomputed() {
   const v1::GenerateRequest request = Request(1, kPrompt, 16, kMaxTokens);
   const Outcome outcome = GenerateAcrossUpdate(request);
   ASSERT_TRUE(outcome.status.ok()) << outcome.status;
@@ -175,6 +182,90 @@ TEST_F(WeightUpdateTest, RecomputedSamplesGoOnExactly) {
   ASSERT_EQ(switched.size(), 16u);
   ExpectLearners(before_, request, outcome, All(outcome, 0), switched);
   ExpectLearners(after_, request, outcome, switched, All(outcome, kMaxTokens));
+}
+
+TEST_F(WeightUpdateTest, RecomputedSamplesGoOnExactly) {
+  Serve("recompute");
+  ExpectRecomputed();
+}
+
+// Adapters of one base, swapped like weights and applied unmerged.
+class AdapterUpdateTest : public WeightUpdateTest {
+ protected:
+  AdapterUpdateTest() {
+    after_ = testing::TinyDecoder(at::kFloat, 5);
+    Adapt(before_, 3, 1);
+    Adapt(after_, 3, 2);
+  }
+  static void Adapt(model::Decoder& decoder, int64_t r, uint64_t seed) {
+    ASSERT_TRUE(decoder.AddAdapter({.r = r, .alpha = 6}).ok());
+    const at::NoGradGuard no_grad;
+    PhiloxStream random(seed, 3);
+    for (const auto& [name, tensor] : decoder.adapter_parameters()) {
+      tensor.copy_(model::testing::RandomNormal(tensor.sizes(), random).mul_(0.2));
+    }
+  }
+  const std::vector<std::string> waits_ = {"generator.wait_for_weights=true", "model.lora.r=3"};
+};
+
+TEST_F(AdapterUpdateTest, RecomputedSamplesGoOnExactly) {
+  Serve("recompute", waits_);
+  ExpectRecomputed();
+}
+
+TEST_F(AdapterUpdateTest, ServesWhatIsPushedOverTheBaseItHolds) {
+  Serve("recompute");
+  const v1::GenerateRequest request = Request(1, kPrompt, 4, 40);
+  const auto expect = [&](model::Decoder& decoder) {
+    const Outcome outcome = server_->Generate(request);
+    ASSERT_TRUE(outcome.status.ok()) << outcome.status;
+    ExpectLearners(decoder, request, outcome, All(outcome, 0), All(outcome, 40));
+  };
+  expect(before_);
+  // Another rank, then whole weights, which are the base from then on.
+  model::Decoder wider = testing::TinyDecoder(at::kFloat, 5);
+  Adapt(wider, 8, 4);
+  ASSERT_TRUE(Push(wider, 1).ok());
+  expect(wider);
+  model::Decoder whole = testing::TinyDecoder(at::kFloat, 9);
+  ASSERT_TRUE(Push(whole, 2).ok());
+  expect(whole);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Push(after_, 3)));
+  Adapt(whole, 2, 5);
+  ASSERT_TRUE(Push(whole, 3).ok());
+  expect(whole);
+}
+
+TEST_F(AdapterUpdateTest, AnAdapterOfAnotherBaseIsRefused) {
+  Serve("recompute", waits_);
+  model::Decoder other = testing::TinyDecoder(at::kFloat, 6);
+  Adapt(other, 3, 1);
+  const absl::Status status = Push(other, 1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("base_manifest_hash"));
+  EXPECT_TRUE(Push(after_, 1).ok());
+}
+
+TEST_F(AdapterUpdateTest, LoadsAnAdapterFromItsFolder) {
+  ASSERT_TRUE(testing::WriteTinyFolder(folder(), before_).ok());
+  const std::string adapter = scratch_ / "adapter";
+  ASSERT_TRUE(model::WriteAdapterFolder(adapter, before_, "", "").ok());
+  server_ = std::make_unique<GeneratorServer>(
+      folder(), std::vector<std::string>{"model.lora.path=" + adapter});
+  EXPECT_EQ(server_->State().version().manifest_hash(), *model::PolicyManifestHash(before_));
+  const v1::GenerateRequest request = Request(1, kPrompt, 2, 40);
+  const Outcome outcome = server_->Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status;
+  ExpectLearners(before_, request, outcome, All(outcome, 0), All(outcome, 40));
+}
+
+TEST_F(AdapterUpdateTest, OneThatWaitsForWholeWeightsHoldsNoBase) {
+  ASSERT_TRUE(testing::WriteTinyFolder(folder(), before_).ok());
+  server_ = std::make_unique<GeneratorServer>(
+      folder(), std::vector<std::string>{"generator.wait_for_weights=true"});
+  const absl::Status status = Push(before_, 0);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("holds no weights"));
 }
 
 TEST_F(WeightUpdateTest, KeptSamplesGoOnOverOldKeysAndSaySo) {

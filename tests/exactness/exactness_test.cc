@@ -2,8 +2,9 @@
 // packed forward pass with gradients in this one: over random mixes of prompts, samples,
 // temperatures, chunk sizes, cache sizes, threads, preemptions, shared prefixes and weight updates.
 //
-//   ROLLCALL_EXACTNESS_TOKENS   sampled tokens to compare for each of the ten models; 800 unless set
+//   ROLLCALL_EXACTNESS_TOKENS   sampled tokens to compare for each of the twelve models; 800 unless set
 #include <ATen/core/TensorBody.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -80,7 +81,18 @@ struct Exchange {
 struct Model {
   Shape shape;
   bool bfloat16;
+  bool adapter = false;  // the versions are adapters of one base
 };
+
+// A random adapter whose two matrices count.
+void Adapt(model::Decoder& decoder, uint64_t seed) {
+  ASSERT_TRUE(decoder.AddAdapter({.r = 6, .alpha = 9}).ok());
+  const at::NoGradGuard no_grad;
+  PhiloxStream random(seed, 3);
+  for (const auto& [name, tensor] : decoder.adapter_parameters()) {
+    tensor.copy_(model::testing::RandomNormal(tensor.sizes(), random).mul_(0.1));
+  }
+}
 
 class ExactnessTest : public ::testing::TestWithParam<Model> {
  protected:
@@ -89,7 +101,9 @@ class ExactnessTest : public ::testing::TestWithParam<Model> {
     const auto config = *model::ModelConfig::FromJson(parameters.shape.config_json, "config.json");
     const at::ScalarType dtype = parameters.bfloat16 ? at::kBFloat16 : at::kFloat;
     for (uint64_t step = 0; step <= kUpdates; ++step) {
-      versions_.push_back(model::testing::RandomDecoder(config, dtype, 40 + step));
+      const uint64_t seed = parameters.adapter ? 40 : 40 + step;
+      versions_.push_back(model::testing::RandomDecoder(config, dtype, seed));
+      if (parameters.adapter) Adapt(versions_.back(), step);
     }
     EXPECT_TRUE(generator::testing::WriteTinyFolder(folder(), versions_[0]).ok());
   }
@@ -112,7 +126,8 @@ class ExactnessTest : public ::testing::TestWithParam<Model> {
 
   absl::Status Push(GeneratorProcess& generator, uint64_t step) {
     const Published published(versions_[step], folder(), 1, step);
-    return generator.PushWeights(published.version, published.manifest, published.tensors, 1 << 20);
+    return generator.PushWeights(published.version, published.manifest, published.tensors, 1 << 20,
+                                 published.adapter);
   }
 
   // Runs requests [first, first + count) by many clients at once; `updates`: and pushes the next
@@ -259,13 +274,15 @@ std::vector<Model> Models() {
   for (const Shape& shape : Shapes()) {
     for (const bool bfloat16 : {false, true}) models.push_back({shape, bfloat16});
   }
+  for (const bool bfloat16 : {false, true}) models.push_back({Shapes()[0], bfloat16, true});
   return models;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ExactnessTest, ::testing::ValuesIn(Models()),
                          [](const auto& parameters) {
                            return parameters.param.shape.name +
-                                  (parameters.param.bfloat16 ? "BFloat16" : "Float32");
+                                  (parameters.param.bfloat16 ? "BFloat16" : "Float32") +
+                                  (parameters.param.adapter ? "Adapter" : "");
                          });
 
 }  // namespace

@@ -74,7 +74,13 @@ void DecoderRunner::Parallel(size_t count, size_t work, absl::FunctionRef<void(s
 }
 
 absl::Status DecoderRunner::LoadWeights(const StagedWeights& weights) {
-  const auto& parameters = decoder_.parameters();
+  if (!weights.adapter) {
+    decoder_.RemoveAdapter();
+  } else if (decoder_.lora() == nullptr || !decoder_.lora()->SameFunction(*weights.adapter)) {
+    ROLLCALL_RETURN_IF_ERROR(
+        tensor::TorchCall([&] { return decoder_.AddAdapter(*weights.adapter); }));
+  }
+  const auto& parameters = weights.adapter ? decoder_.adapter_parameters() : decoder_.parameters();
   if (weights.tensors.size() != parameters.size()) {
     return absl::InternalError(absl::StrCat("staged ", weights.tensors.size(), " tensors for ",
                                             parameters.size(), " parameters"));

@@ -41,8 +41,8 @@ class ModelRunner {
     for (size_t i = 0; i < count; ++i) task(i);
   }
 
-  // Replaces all parameters. The weights were checked against the model. After an error the
-  // parameters are undefined.
+  // Replaces all parameters, or only the adapter where the weights are one. They were checked against
+  // the model. After an error what they replace is undefined.
   virtual absl::Status LoadWeights(const StagedWeights& weights) = 0;
 
   virtual uint32_t vocab_size() const = 0;

@@ -92,8 +92,10 @@ bool GeneratorClient::Healthy() {
 absl::Status GeneratorClient::PushWeights(const v1::PolicyVersion& version,
                                           const v1::WeightManifest& manifest,
                                           const std::vector<std::string>& tensors,
-                                          size_t chunk_bytes) {
+                                          size_t chunk_bytes,
+                                          const std::optional<v1::AdapterContent>& adapter) {
   v1::BeginTransferRequest begin;
+  if (adapter) *begin.mutable_adapter() = *adapter;
   *begin.mutable_version() = version;
   *begin.mutable_manifest() = manifest;
   begin.mutable_stream();

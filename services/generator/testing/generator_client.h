@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,9 +53,11 @@ class GeneratorClient {
   // Waits until `reached` says yes to the state; false after kPatience.
   bool AwaitState(const std::function<bool(const v1::ServerState&)>& reached);
   bool Healthy();
-  // Pushes weights in chunks of `chunk_bytes`; the status of the first call that fails.
+  // Pushes weights, or with `adapter` an adapter, in chunks of `chunk_bytes`; the status of the first
+  // call that fails.
   absl::Status PushWeights(const v1::PolicyVersion& version, const v1::WeightManifest& manifest,
-                           const std::vector<std::string>& tensors, size_t chunk_bytes = 10000);
+                           const std::vector<std::string>& tensors, size_t chunk_bytes = 10000,
+                           const std::optional<v1::AdapterContent>& adapter = std::nullopt);
 
   v1::Generator::Stub& generator() { return *generator_; }
   v1::Weights::Stub& weights() { return *weights_; }

@@ -6,6 +6,7 @@
 
 #include "common/base/philox.h"
 #include "common/model/identity.h"
+#include "common/model/peft_config.h"
 #include "common/tensor/bridge.h"
 
 namespace rollcall::generator::testing {
@@ -44,13 +45,18 @@ v1::GenerateRequest Request(uint64_t group_id, uint32_t prompt_tokens, uint32_t 
 
 Published::Published(const model::Decoder& decoder, const std::string& folder, uint64_t lineage,
                      uint64_t step) {
-  manifest = *model::ManifestOf(decoder);
+  const model::LoraConfig* lora = decoder.lora();
+  manifest = lora == nullptr ? *model::ManifestOf(decoder) : *model::AdapterManifestOf(decoder);
+  if (lora != nullptr) {
+    adapter.emplace().set_adapter_config(model::CanonicalAdapterConfig(*lora));
+    adapter->set_base_manifest_hash(*model::ManifestHash(*model::ManifestOf(decoder)));
+  }
   manifest.set_tokenizer_hash(*model::TokenizerHash(folder));
   version.set_run_id("run");
   version.set_lineage(lineage);
   version.set_step(step);
-  version.set_manifest_hash(*model::ManifestHash(manifest));
-  for (const auto& parameter : decoder.parameters()) {
+  version.set_manifest_hash(*model::PolicyManifestHash(decoder));
+  for (const auto& parameter : decoder.trainable_parameters()) {
     tensors.emplace_back(tensor::BytesOf(*tensor::HostContiguous(parameter.tensor)));
   }
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,11 +23,12 @@ v1::GenerateRequest Request(uint64_t group_id, uint32_t prompt_tokens, uint32_t 
 // Whether two calls went well and gave equal tokens, with log-probs of equal bits.
 ::testing::AssertionResult SameSamples(const Outcome& a, const Outcome& b);
 
-// The weights of a decoder as a learner of run "run" pushes them.
+// The weights of a decoder, or its adapter, as a learner of run "run" pushes them.
 struct Published {
   v1::PolicyVersion version;
   v1::WeightManifest manifest;
   std::vector<std::string> tensors;
+  std::optional<v1::AdapterContent> adapter;
 
   // `folder`: of the served model, for its tokenizer.
   Published(const model::Decoder& decoder, const std::string& folder, uint64_t lineage,

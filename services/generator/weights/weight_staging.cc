@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "common/model/peft_config.h"
 #include "common/wire/dtype.h"
 
 namespace rollcall::generator {
@@ -84,32 +85,94 @@ std::string Mismatch(const v1::TensorSpec& spec, const wire::TensorEntry& expect
   return "";
 }
 
+// Whether the manifest lists `tensors`, in this order.
+absl::Status CheckTensors(const v1::WeightManifest& manifest,
+                          const std::vector<wire::TensorEntry>& tensors) {
+  std::map<std::string_view, const wire::TensorEntry*> expected;
+  for (const wire::TensorEntry& entry : tensors) expected[entry.name] = &entry;
+  std::vector<std::string> problems;
+  std::set<std::string_view> seen;
+  for (const v1::TensorSpec& spec : manifest.tensors()) {
+    const auto it = expected.find(spec.name());
+    if (it == expected.end()) {
+      problems.push_back(absl::StrCat(spec.name(), ": not a tensor of this model"));
+    } else if (!seen.insert(spec.name()).second) {
+      problems.push_back(absl::StrCat(spec.name(), ": named twice"));
+    } else if (std::string mismatch = Mismatch(spec, *it->second); !mismatch.empty()) {
+      problems.push_back(std::move(mismatch));
+    }
+  }
+  for (const wire::TensorEntry& entry : tensors) {
+    if (!seen.contains(entry.name)) problems.push_back(absl::StrCat(entry.name, ": missing"));
+  }
+  if (!problems.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("manifest.tensors: ", absl::StrJoin(problems, "; ")));
+  }
+  for (int i = 0; i < manifest.tensors_size(); ++i) {
+    const std::string& name = tensors[static_cast<size_t>(i)].name;
+    if (manifest.tensors(i).name() != name) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("manifest.tensors[", i, "]: ", manifest.tensors(i).name(), " stands where ",
+                       name, " belongs in canonical order"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHash(const v1::BeginTransferRequest& request) {
+  std::vector<wire::TensorEntry> entries;
+  for (const v1::TensorSpec& spec : request.manifest().tensors()) entries.push_back(EntryOf(spec));
+  wire::Sha256Digest hash = wire::ManifestHash(entries);
+  if (request.has_adapter()) {
+    const auto base = wire::DigestFromBytes(request.adapter().base_manifest_hash());
+    if (!base) {
+      return absl::InvalidArgumentError("content.adapter.base_manifest_hash: expected 32 bytes");
+    }
+    hash = wire::AdaptedManifestHash(*base, hash, request.adapter().adapter_config());
+  }
+  if (wire::ToBytes(hash) == request.version().manifest_hash()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      request.has_adapter()
+          ? "version.manifest_hash: is not the hash of the base, `manifest` and the adapter's "
+            "configuration"
+          : "version.manifest_hash: is not the hash of `manifest`");
+}
+
 }  // namespace
 
 WeightStaging::WeightStaging(WeightLayout layout, std::optional<v1::PolicyVersion> held)
-    : layout_(std::move(layout)), held_(std::move(held)) {}
+    : layout_(std::move(layout)),
+      held_(std::move(held)),
+      base_manifest_hash_(layout_.base_manifest_hash) {}
 
 absl::StatusOr<v1::BeginTransferResponse> WeightStaging::Begin(
     const v1::BeginTransferRequest& request) {
   if (request.has_shared_memory() || request.has_nccl()) {
     return absl::UnimplementedError("transport: this server receives weights by `stream` only");
   }
-  if (request.has_delta() || request.has_adapter()) {
-    return absl::UnimplementedError("content: this server takes whole sets of weights only");
+  if (request.has_delta()) {
+    return absl::UnimplementedError(
+        "content: this server takes whole sets of weights and adapters, no parts");
   }
   ROLLCALL_RETURN_IF_ERROR(CheckVersionFields(request.version()));
   ROLLCALL_RETURN_IF_ERROR(CheckManifest(request.manifest()));
-  std::vector<wire::TensorEntry> entries;
-  for (const v1::TensorSpec& spec : request.manifest().tensors()) entries.push_back(EntryOf(spec));
-  if (wire::ToBytes(wire::ManifestHash(entries)) != request.version().manifest_hash()) {
-    return absl::InvalidArgumentError("version.manifest_hash: is not the hash of `manifest`");
+  std::optional<model::LoraConfig> adapter;
+  if (request.has_adapter()) {
+    ROLLCALL_ASSIGN_OR_RETURN(const std::vector<wire::TensorEntry> expected,
+                              AdapterTensors(request.adapter(), &adapter.emplace()));
+    ROLLCALL_RETURN_IF_ERROR(CheckTensors(request.manifest(), expected));
+  } else {
+    ROLLCALL_RETURN_IF_ERROR(CheckTensors(request.manifest(), layout_.tensors));
   }
+  ROLLCALL_RETURN_IF_ERROR(CheckHash(request));
 
   absl::MutexLock lock(&mutex_);
   if (committing_) return absl::UnavailableError("a commit is in progress; try again");
+  if (request.has_adapter()) ROLLCALL_RETURN_IF_ERROR(CheckBase(request.adapter()));
   ROLLCALL_RETURN_IF_ERROR(CheckFence(request.version()));
   if (!transfer_.has_value() || !Equal(transfer_->weights->version, request.version())) {
-    ROLLCALL_RETURN_IF_ERROR(OpenTransfer(request));
+    ROLLCALL_RETURN_IF_ERROR(OpenTransfer(request, std::move(adapter)));
   }
   v1::BeginTransferResponse response;
   response.set_transfer_id(transfer_->id);
@@ -129,38 +192,41 @@ absl::Status WeightStaging::CheckManifest(const v1::WeightManifest& manifest) co
     return absl::FailedPreconditionError(
         "manifest.tokenizer_hash: the weights go with another tokenizer than this server's");
   }
-  return CheckTensors(manifest);
+  return absl::OkStatus();
 }
 
-absl::Status WeightStaging::CheckTensors(const v1::WeightManifest& manifest) const {
-  std::map<std::string_view, const wire::TensorEntry*> expected;
-  for (const wire::TensorEntry& entry : layout_.tensors) expected[entry.name] = &entry;
-  std::vector<std::string> problems;
-  std::set<std::string_view> seen;
-  for (const v1::TensorSpec& spec : manifest.tensors()) {
-    const auto it = expected.find(spec.name());
-    if (it == expected.end()) {
-      problems.push_back(absl::StrCat(spec.name(), ": not a tensor of this model"));
-    } else if (!seen.insert(spec.name()).second) {
-      problems.push_back(absl::StrCat(spec.name(), ": named twice"));
-    } else if (std::string mismatch = Mismatch(spec, *it->second); !mismatch.empty()) {
-      problems.push_back(std::move(mismatch));
-    }
-  }
-  for (const wire::TensorEntry& entry : layout_.tensors) {
-    if (!seen.contains(entry.name)) problems.push_back(absl::StrCat(entry.name, ": missing"));
-  }
-  if (!problems.empty()) {
+absl::StatusOr<std::vector<wire::TensorEntry>> WeightStaging::AdapterTensors(
+    const v1::AdapterContent& adapter, model::LoraConfig* lora) const {
+  ROLLCALL_ASSIGN_OR_RETURN(
+      *lora, model::ReadPeftConfig(adapter.adapter_config(), "content.adapter.adapter_config",
+                                   layout_.model));
+  if (model::CanonicalAdapterConfig(*lora) != adapter.adapter_config()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("manifest.tensors: ", absl::StrJoin(problems, "; ")));
+        absl::StrCat("content.adapter.adapter_config: expected its canonical form, ",
+                     model::CanonicalAdapterConfig(*lora)));
   }
-  for (int i = 0; i < manifest.tensors_size(); ++i) {
-    const std::string& name = layout_.tensors[static_cast<size_t>(i)].name;
-    if (manifest.tensors(i).name() != name) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("manifest.tensors[", i, "]: ", manifest.tensors(i).name(), " stands where ",
-                       name, " belongs in canonical order"));
-    }
+  std::vector<wire::TensorEntry> tensors;
+  for (const model::AdapterParameter& parameter :
+       model::AdapterParametersOf(layout_.model, *lora)) {
+    tensors.push_back({.name = parameter.name,
+                       .dtype = wire::DType::kFloat32,
+                       .shape = parameter.shape,
+                       .sha256 = {}});
+  }
+  return tensors;
+}
+
+absl::Status WeightStaging::CheckBase(const v1::AdapterContent& adapter) const {
+  if (base_manifest_hash_.empty()) {
+    return absl::FailedPreconditionError(
+        "content.adapter: this server holds no weights that an adapter could go with: start it "
+        "with "
+        "model.lora, or without generator.wait_for_weights");
+  }
+  if (adapter.base_manifest_hash() != base_manifest_hash_) {
+    return absl::FailedPreconditionError(
+        "content.adapter.base_manifest_hash: the adapter is of other base weights than this "
+        "server's: another model.path, or another model.dtype");
   }
   return absl::OkStatus();
 }
@@ -196,11 +262,13 @@ absl::Status WeightStaging::CheckFence(const v1::PolicyVersion& version) const {
   return absl::OkStatus();
 }
 
-absl::Status WeightStaging::OpenTransfer(const v1::BeginTransferRequest& request) {
+absl::Status WeightStaging::OpenTransfer(const v1::BeginTransferRequest& request,
+                                         std::optional<model::LoraConfig> adapter) {
   transfer_.reset();  // before the new one: both may not fit
   Transfer transfer;
   transfer.weights = std::make_shared<StagedWeights>();
   transfer.weights->version = request.version();
+  transfer.weights->adapter = std::move(adapter);
   try {
     for (const v1::TensorSpec& spec : request.manifest().tensors()) {
       wire::TensorEntry entry = EntryOf(spec);
@@ -315,6 +383,9 @@ void WeightStaging::EndCommit(const absl::Status& in_service) {
   committing_ = false;
   held_.reset();
   if (in_service.ok()) held_ = transfer_->weights->version;
+  if (!transfer_->weights->adapter.has_value()) {
+    base_manifest_hash_ = in_service.ok() ? held_->manifest_hash() : "";
+  }
   transfer_.reset();
 }
 

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "common/model/model_config.h"
 #include "common/wire/manifest.h"
 #include "rollcall/v1/weights.pb.h"
 #include "services/generator/weights/staged_weights.h"
@@ -22,9 +23,13 @@ struct WeightLayout {
   std::vector<wire::TensorEntry> tensors;  // in canonical order
   std::string architecture_hash;           // as in WeightManifest
   std::string tokenizer_hash;              // likewise; empty: the model has no tokenizer
+  // The model, and the hash of the weights that it was loaded with, which adapters go with; empty:
+  // it waits for weights.
+  model::ModelConfig model;
+  std::string base_manifest_hash;
 };
 
-// Receives sets of weights into host memory: the state behind the Weights service, without gRPC and
+// Receives sets of weights, and adapters of the weights held, into host memory: the state behind the Weights service, without gRPC and
 // without a model. At most one transfer is open. It becomes a StagedWeights only whole and with
 // every hash right, so that whoever puts that into service never mixes versions.
 //
@@ -72,10 +77,15 @@ class WeightStaging {
   };
 
   absl::Status CheckManifest(const v1::WeightManifest& manifest) const;
-  absl::Status CheckTensors(const v1::WeightManifest& manifest) const;
+  // What the tensors of an adapter must be; `lora` gets its settings.
+  absl::StatusOr<std::vector<wire::TensorEntry>> AdapterTensors(const v1::AdapterContent& adapter,
+                                                                model::LoraConfig* lora) const;
+  absl::Status CheckBase(const v1::AdapterContent& adapter) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckFence(const v1::PolicyVersion& version) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status OpenTransfer(const v1::BeginTransferRequest& request)
+  absl::Status OpenTransfer(const v1::BeginTransferRequest& request,
+                            std::optional<model::LoraConfig> adapter)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Complete(const Transfer& transfer, size_t tensor) const;
   absl::Status CheckComplete(const Transfer& transfer) const;
@@ -84,6 +94,8 @@ class WeightStaging {
 
   mutable absl::Mutex mutex_;
   std::optional<v1::PolicyVersion> held_ ABSL_GUARDED_BY(mutex_);
+  // Of the model's own weights, which an adapter leaves as they are; empty: there are none.
+  std::string base_manifest_hash_ ABSL_GUARDED_BY(mutex_);
   std::string run_id_ ABSL_GUARDED_BY(mutex_);  // empty: any run may come
   uint64_t highest_lineage_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_transfer_ ABSL_GUARDED_BY(mutex_) = 1;

@@ -52,6 +52,53 @@ v1::BeginTransferRequest BeginRequest(const std::string& run, uint64_t lineage, 
   return request;
 }
 
+// A small Llama; an adapter of rank 1 on its q_proj.
+WeightLayout LayoutWithBase() {
+  WeightLayout layout = Layout();
+  model::ModelConfig& model = layout.model;
+  model.vocab_size = 5;
+  model.hidden_size = 4;
+  model.intermediate_size = 6;
+  model.num_layers = model.num_heads = model.num_kv_heads = 1;
+  model.head_dim = 4;
+  layout.base_manifest_hash = wire::ToBytes(wire::Sha256Of("base"));
+  return layout;
+}
+constexpr char kAdapterConfig[] =
+    R"({"lora_alpha":2.0,"peft_type":"LORA","r":1,"target_modules":["q_proj"],"use_rslora":false})";
+
+v1::BeginTransferRequest AdapterRequest(uint64_t step) {
+  v1::BeginTransferRequest request = BeginRequest("run", 1, step);
+  request.mutable_manifest()->clear_tensors();
+  request.mutable_adapter()->set_base_manifest_hash(wire::ToBytes(wire::Sha256Of("base")));
+  request.mutable_adapter()->set_adapter_config(kAdapterConfig);
+  for (const bool up : {false, true}) {
+    v1::TensorSpec& spec = *request.mutable_manifest()->add_tensors();
+    spec.set_name(absl::StrCat("base_model.model.model.layers.0.self_attn.q_proj.lora_",
+                               up ? "B" : "A", ".weight"));
+    spec.set_dtype(v1::DATA_TYPE_FLOAT32);
+    spec.add_shape(up ? 4 : 1);
+    spec.add_shape(up ? 1 : 4);
+    spec.set_sha256(wire::ToBytes(wire::Sha256Of(std::string(16, static_cast<char>('a' + step)))));
+  }
+  return request;
+}
+
+// Gives the request the hash of what it is.
+v1::BeginTransferRequest Sealed(v1::BeginTransferRequest request) {
+  std::vector<wire::TensorEntry> entries;
+  for (const v1::TensorSpec& spec : request.manifest().tensors()) {
+    entries.push_back({.name = spec.name(),
+                       .dtype = *wire::DTypeFromCode(spec.dtype()),
+                       .shape = {spec.shape().begin(), spec.shape().end()},
+                       .sha256 = *wire::DigestFromBytes(spec.sha256())});
+  }
+  request.mutable_version()->set_manifest_hash(wire::ToBytes(
+      wire::AdaptedManifestHash(*wire::DigestFromBytes(request.adapter().base_manifest_hash()),
+                                wire::ManifestHash(entries), request.adapter().adapter_config())));
+  return request;
+}
+
 v1::WeightChunk Chunk(uint64_t transfer, uint32_t tensor, uint64_t offset, std::string data) {
   v1::WeightChunk chunk;
   chunk.set_transfer_id(transfer);
@@ -278,6 +325,64 @@ TEST_F(WeightStagingTest, RefusesHostileChunks) {
   EXPECT_EQ(staging_.BeginCommit(Commit(id + 1, {})).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(staging_.BeginCommit(Commit(id, BeginRequest("run", 1, 1).version())).status().code(),
             kInvalid);
+}
+
+TEST(AdapterStaging, TakesAnAdapterOfItsBaseAgainAndAgain) {
+  WeightStaging staging(LayoutWithBase(), std::nullopt);
+  for (const uint64_t step : {0, 1}) {
+    const v1::BeginTransferRequest request = Sealed(AdapterRequest(step));
+    const auto begun = staging.Begin(request);
+    ASSERT_TRUE(begun.ok()) << begun.status();
+    for (const uint32_t tensor : {0, 1}) {
+      const std::string bytes(16, static_cast<char>('a' + step));
+      ASSERT_TRUE(staging.Write(Chunk(begun->transfer_id(), tensor, 0, bytes)).ok());
+    }
+    v1::CommitRequest commit;
+    commit.set_transfer_id(begun->transfer_id());
+    *commit.mutable_version() = request.version();
+    const auto weights = staging.BeginCommit(commit);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    ASSERT_TRUE((*weights)->adapter.has_value());
+    EXPECT_EQ((*weights)->adapter->Scale(), 2.0);
+    EXPECT_EQ((*weights)->tensors[1].entry.shape, (std::vector<int64_t>{4, 1}));
+    staging.EndCommit(absl::OkStatus());
+    EXPECT_TRUE(staging.up_to_date());
+  }
+}
+
+TEST(AdapterStaging, RefusesWhatDoesNotFit) {
+  const auto refusal = [](const v1::BeginTransferRequest& request, WeightLayout layout) {
+    return WeightStaging(std::move(layout), std::nullopt).Begin(request).status();
+  };
+  using Code = absl::StatusCode;
+  const auto expect = [&](const v1::BeginTransferRequest& request, Code code, const char* said,
+                          WeightLayout layout = LayoutWithBase()) {
+    const absl::Status status = refusal(request, std::move(layout));
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(status.message(), HasSubstr(said));
+  };
+  v1::BeginTransferRequest request = AdapterRequest(0);
+  expect(request, Code::kInvalidArgument, "version.manifest_hash");
+  request = AdapterRequest(0);
+  request.mutable_adapter()->set_base_manifest_hash(wire::ToBytes(wire::Sha256Of("other")));
+  expect(Sealed(request), Code::kFailedPrecondition, "content.adapter.base_manifest_hash");
+  request.mutable_adapter()->set_base_manifest_hash("short");
+  expect(request, Code::kInvalidArgument, "content.adapter.base_manifest_hash: expected 32 bytes");
+  WeightLayout waits = LayoutWithBase();
+  waits.base_manifest_hash.clear();
+  expect(Sealed(AdapterRequest(0)), Code::kFailedPrecondition, "holds no weights", waits);
+
+  request = AdapterRequest(0);
+  request.mutable_adapter()->set_adapter_config(absl::StrCat(kAdapterConfig, " "));
+  expect(Sealed(request), Code::kInvalidArgument, "canonical form");
+  request.mutable_adapter()->set_adapter_config("{}");
+  expect(Sealed(request), Code::kInvalidArgument, "content.adapter.adapter_config: peft_type");
+  request = AdapterRequest(0);
+  request.mutable_manifest()->mutable_tensors(1)->set_shape(0, 5);
+  expect(Sealed(request), Code::kInvalidArgument, "lora_B.weight: shape [5, 1], expected [4, 1]");
+  request = AdapterRequest(0);
+  request.mutable_manifest()->mutable_tensors()->RemoveLast();
+  expect(Sealed(request), Code::kInvalidArgument, "lora_B.weight: missing");
 }
 
 }  // namespace
