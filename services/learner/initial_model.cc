@@ -8,6 +8,7 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/parameters.h"
 #include "common/config/algorithm_presets.h"
+#include "common/model/adapter_folder.h"
 #include "common/model/kernel_choice.h"
 #include "common/model/score_head.h"
 #include "common/tensor/compute_threads.h"
@@ -78,6 +79,7 @@ absl::StatusOr<model::Decoder> Load(const v1::RunConfig& config) {
                             config.stage() == v1::STAGE_REWARD_MODEL
                                 ? LoadRewardModel(config)
                                 : LoadLanguageModel(config, config.model().path()));
+  ROLLCALL_RETURN_IF_ERROR(model::AddConfiguredAdapter(config.model(), config.seed(), decoder));
   decoder.SetActivationCheckpointing(config.learner().activation_checkpointing());
   return decoder;
 }

@@ -7,7 +7,7 @@
 
 namespace rollcall::learner {
 
-// The initial policy of model.path in the compute dtype and on the device of the `model` section;
+// The initial policy of model.path, with the adapter of model.lora where it asks for one, in the compute dtype and on the device of the `model` section;
 // sets LibTorch's thread count for the calling thread, which owns the decoder from then on.
 // Statuses of the folder's readers, each naming file and field. Blocks on the disk.
 absl::StatusOr<model::Decoder> LoadInitialModel(const v1::RunConfig& config);

@@ -77,6 +77,7 @@ absl::Status Learner::LoadModelAndState() {
       trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), &process_group_,
                                 Clock::Real(), std::move(companions)));
   if (config_.stage() == v1::STAGE_EVAL) return absl::OkStatus();
+  ReportTrained();
 
   ROLLCALL_RETURN_IF_ERROR(CheckResumeMode(config_.learner().checkpoint().resume(),
                                            !checkpoints_.Steps().empty(), run_dir_));
@@ -98,6 +99,22 @@ absl::Status Learner::LoadModelAndState() {
   }
   LogInfo("resumed", {{"checkpoint", loaded->folder}, {"step", trainer_->step()}});
   return absl::OkStatus();
+}
+
+void Learner::ReportTrained() const {
+  const model::Decoder& decoder = trainer_->decoder();
+  int64_t trained = 0, optimizer_bytes = 0;
+  for (const auto& parameter : decoder.trainable_parameters()) trained += parameter.tensor.numel();
+  for (const auto& [name, tensor] : trainer_->optimizer().State()) {
+    optimizer_bytes += static_cast<int64_t>(tensor.nbytes());
+  }
+  metrics_->trained_parameters.Set(static_cast<double>(trained));
+  metrics_->optimizer_bytes.Set(static_cast<double>(optimizer_bytes));
+  const model::LoraConfig* lora = decoder.lora();
+  LogInfo("to be trained", {{"parameters", trained},
+                            {"of", decoder.config().ParameterCount()},
+                            {"adapter_rank", lora == nullptr ? 0 : lora->r},
+                            {"optimizer_bytes", optimizer_bytes}});
 }
 
 absl::Status Learner::OpenRun() {
@@ -211,6 +228,7 @@ absl::StatusOr<PreparedVersionPtr> Learner::Prepare() const {
 
 void Learner::Publish(PreparedVersionPtr version) {
   published_step_ = trainer_->step();
+  published_bytes_ = version->TotalBytes();
   control_->SetVersion(version->version);
   stack_->Publish(std::move(version));
 }
@@ -320,6 +338,7 @@ absl::Status Learner::AfterStep(const StepReport& report, StepValues values) {
   const uint64_t step = report.step;
   if (coordinator_ != nullptr) {
     ROLLCALL_RETURN_IF_ERROR(PublishCurrent());
+    values["publish/bytes"] = static_cast<double>(published_bytes_);
     ROLLCALL_RETURN_IF_ERROR(coordinator_->StepTrained(step));
     AddCounts(coordinator_->counts(), values);
   } else {
@@ -436,6 +455,9 @@ absl::Status Learner::Finish(bool completed) {
   control_->SetPhase(v1::LEARNER_PHASE_SAVING);
   ROLLCALL_RETURN_IF_ERROR(CheckNotFenced());
   ROLLCALL_RETURN_IF_ERROR(trainer_->ExportModel(run_dir_ + "/final"));
+  if (trainer_->decoder().lora() != nullptr && config_.model().lora().merge_on_export()) {
+    ROLLCALL_RETURN_IF_ERROR(trainer_->ExportMerged(run_dir_ + "/final_merged"));
+  }
   if (trainer_->critic() != nullptr) {
     ROLLCALL_RETURN_IF_ERROR(trainer_->ExportCritic(run_dir_ + "/final_critic"));
   }

@@ -37,9 +37,10 @@ namespace rollcall::learner {
 //
 // The run folder holds
 //   config.yaml  lineage  metrics.jsonl  rollouts/lineage-NNNNNN.rec  checkpoints/step-NNNNNNNN/
-//   final/  final_critic/
-// and is all that a later start needs. `final` appears, whole, when the last step is done,
-// and `final_critic` with it where the objective has one.
+//   final/  final_merged/  final_critic/
+// and is all that a later start needs. `final` appears, whole, when the last step is done: the
+// model, or its adapter, and with that `final_merged` where model.lora.merge_on_export asks for it;
+// `final_critic` where the objective has a critic.
 //
 // Run and everything it calls belong to the training thread.
 class Learner {
@@ -57,6 +58,7 @@ class Learner {
  private:
   // Preparation, in this order.
   absl::Status LoadModelAndState();
+  void ReportTrained() const;
   absl::Status OpenRun();
   absl::Status StartRollouts();
   CoordinatorOptions WhereToStart() const;
@@ -109,6 +111,7 @@ class Learner {
   Evaluator* evaluator_ = nullptr;
 
   std::optional<uint64_t> published_step_;
+  uint64_t published_bytes_ = 0;  // of that version, to each generator
   std::optional<uint64_t> saved_step_;
   std::optional<uint64_t> evaluated_step_;
   StepValues evaluation_;  // of evaluated_step_

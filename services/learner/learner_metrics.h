@@ -21,6 +21,11 @@ struct LearnerMetrics {
         groups_in_flight(Ended("in_flight")),
         generators_serving(registry.AddGauge("rollcall_learner_generators_serving",
                                              "Generators that serve the current version.")),
+        trained_parameters(registry.AddGauge(
+            "rollcall_learner_trained_parameters",
+            "Parameters that are trained: the model's, or those of its adapter.")),
+        optimizer_bytes(registry.AddGauge("rollcall_learner_optimizer_bytes",
+                                          "Memory of the optimizer's state.")),
         data_rows_used(Rows("used")),
         data_rows_skipped(Rows("skipped")),
         data_rows_dropped(Rows("dropped")),
@@ -92,6 +97,8 @@ struct LearnerMetrics {
   metrics::Gauge& groups_filtered;
   metrics::Gauge& groups_in_flight;
   metrics::Gauge& generators_serving;
+  metrics::Gauge& trained_parameters;
+  metrics::Gauge& optimizer_bytes;
   // used + skipped + dropped rows were in the files; the truncated ones are used.
   metrics::Gauge& data_rows_used;
   metrics::Gauge& data_rows_skipped;

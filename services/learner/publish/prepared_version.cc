@@ -36,7 +36,12 @@ PreparedVersionPtr PrepareVersion(const VersionIdentity& identity, WeightSnapsho
   prepared->version.set_run_id(identity.run_id);
   prepared->version.set_lineage(identity.lineage);
   prepared->version.set_step(snapshot->step);
-  prepared->version.set_manifest_hash(wire::ToBytes(wire::ManifestHash(entries)));
+  wire::Sha256Digest hash = wire::ManifestHash(entries);
+  if (snapshot->adapter) {
+    const auto base = wire::DigestFromBytes(snapshot->adapter->base_manifest_hash);
+    hash = wire::AdaptedManifestHash(base.value(), hash, snapshot->adapter->config);
+  }
+  prepared->version.set_manifest_hash(wire::ToBytes(hash));
   prepared->snapshot = std::move(snapshot);
   return prepared;
 }

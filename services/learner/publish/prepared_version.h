@@ -9,7 +9,7 @@
 
 namespace rollcall::learner {
 
-// A set of weights with its identity, ready to be pushed. Immutable and shared between the
+// A set of weights, or an adapter, with its identity, ready to be pushed. Immutable and shared between the
 // generators' links.
 struct PreparedVersion {
   v1::PolicyVersion version;

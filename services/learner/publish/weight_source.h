@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,8 +21,14 @@ struct WeightSnapshot {
     std::vector<uint64_t> shape;
     std::vector<std::byte> bytes;  // little endian, row major
   };
+  // The tensors are those of a low-rank adapter (AdapterContent).
+  struct Adapter {
+    std::string base_manifest_hash;  // 32 bytes
+    std::string config;              // canonical
+  };
   uint64_t step = 0;
   std::vector<Tensor> tensors;
+  std::optional<Adapter> adapter;  // nullopt: they are all of the model's
 };
 
 using WeightSnapshotPtr = std::shared_ptr<const WeightSnapshot>;

@@ -75,6 +75,10 @@ absl::Status WeightTransfer::SendOnce(const PreparedVersion& version) {
   *request.mutable_version() = version.version;
   *request.mutable_manifest() = version.manifest;
   request.mutable_stream();
+  if (const auto& adapter = version.snapshot->adapter; adapter.has_value()) {
+    request.mutable_adapter()->set_base_manifest_hash(adapter->base_manifest_hash);
+    request.mutable_adapter()->set_adapter_config(adapter->config);
+  }
   v1::BeginTransferResponse begun;
   const absl::Status status = Call(kBeginTimeout, [&](grpc::ClientContext& context) {
     return stub_->Begin(&context, request, &begun);

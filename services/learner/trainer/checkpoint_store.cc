@@ -131,6 +131,8 @@ absl::StatusOr<std::optional<CheckpointStore::Loaded>> CheckpointStore::LoadNewe
     absl::Status error = record.status();
     if (error.ok()) error = trainer.LoadState(folder, *record);
     if (error.ok()) return std::optional<Loaded>(Loaded{folder, *std::move(record)});
+    // Whole, and of something else than this run trains: an older one would be no better.
+    if (absl::IsFailedPrecondition(error)) return error;
     LogWarning("a checkpoint is damaged and passed over", {{"folder", folder}, {"error", error}});
     newest_error.Update(error);
   }

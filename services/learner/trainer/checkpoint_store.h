@@ -15,7 +15,8 @@ namespace rollcall::learner {
 // The checkpoints of a run: one folder per step under `root`, complete or absent.
 //
 //   root/step-00000012/checkpoint.pb          LearnerCheckpoint, written last
-//                      model/                 the weights, a Hugging Face folder
+//                      model/                 the weights, a Hugging Face folder; or
+//                      adapter/               what is trained of them, a PEFT folder
 //                      optimizer.safetensors  moments, masters, number of updates
 //                      critic.safetensors, critic_optimizer.safetensors, reference.safetensors
 //                                             where the objective has them
@@ -42,7 +43,8 @@ class CheckpointStore {
   };
   // Restores `trainer` from the newest checkpoint that is whole; one that is damaged is passed over
   // with a warning that says why, and left where it is. nullopt: there is no checkpoint. DATA_LOSS:
-  // there are, and all are damaged; the trainer's state is then undefined.
+  // there are, and all are damaged; the trainer's state is then undefined. FAILED_PRECONDITION: one
+  // is whole, and of another base or kind of weights than the trainer's.
   absl::StatusOr<std::optional<Loaded>> LoadNewest(Trainer& trainer) const;
 
   // Steps that have a folder, ascending; damaged ones included.

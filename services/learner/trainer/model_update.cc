@@ -14,7 +14,7 @@ namespace {
 
 std::vector<at::Tensor> GradientsOf(const model::Decoder& decoder) {
   std::vector<at::Tensor> gradients;
-  for (const auto& parameter : decoder.parameters()) {
+  for (const auto& parameter : decoder.trainable_parameters()) {
     at::Tensor gradient = parameter.tensor.grad();
     gradients.push_back(gradient.defined() ? gradient
                                            : at::zeros_like(parameter.tensor.detach(), at::kFloat));

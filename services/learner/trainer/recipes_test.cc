@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/config/run_config.h"
+#include "common/model/adapter_folder.h"
 #include "services/learner/trainer/tiny_runs.h"
 
 namespace rollcall::learner {
@@ -39,9 +40,14 @@ TEST(Recipes, EachLoadsAndTakesTwoSteps) {
     if (config->stage() != v1::STAGE_RL) continue;
     ++trained;
     presets.insert(config->algorithm().preset());
-    const auto trainer =
-        testing::NewPresetTrainer(*config, testing::NewDecoder(testing::TinyModel(), 1));
-    model::Decoder decoder = testing::NewDecoder(testing::TinyModel(), 1);
+    const auto policy = [&] {
+      model::Decoder decoder = testing::NewDecoder(testing::TinyModel(), 1);
+      const absl::Status adapted = model::AddConfiguredAdapter(config->model(), 5, decoder);
+      EXPECT_TRUE(adapted.ok()) << adapted;
+      return decoder;
+    };
+    const auto trainer = testing::NewPresetTrainer(*config, policy());
+    model::Decoder decoder = policy();
     for (uint64_t step = 1; step <= 2; ++step) {
       const auto report = trainer->TrainStep(testing::RolloutBatch(decoder, step, 4, 0.01));
       ASSERT_TRUE(report.ok()) << report.status();
@@ -49,9 +55,9 @@ TEST(Recipes, EachLoadsAndTakesTwoSteps) {
       EXPECT_GT(report->metrics.at("train/grad_norm"), 0);
     }
   }
-  // A recipe per preset, R1's, PPO with a reward model, and an asynchronous one.
+  // A recipe per preset, R1's, PPO with a reward model, an asynchronous one, and one with an adapter.
   EXPECT_EQ(presets.size(), testing::AllPresets().size());
-  EXPECT_GE(trained, presets.size() + 3);
+  EXPECT_GE(trained, presets.size() + 4);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "common/base/logging.h"
 #include "common/base/status.h"
 #include "common/model/attention_context.h"
+#include "common/model/identity.h"
 #include "common/model/scoring.h"
 #include "common/tensor/torch_call.h"
 #include "services/learner/batching/mini_batch.h"
@@ -72,13 +73,24 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
     }
   }
   return tensor::TorchCall([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
+    std::string base;
+    if (decoder.lora() != nullptr) {
+      ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, model::ManifestOf(decoder));
+      ROLLCALL_ASSIGN_OR_RETURN(base, model::ManifestHash(manifest));
+      // It starts as the base, and takes over adapters.
+      if (companions.reference) {
+        ROLLCALL_RETURN_IF_ERROR(companions.reference->AddAdapter(*decoder.lora()));
+      }
+    }
     return std::unique_ptr<Trainer>(new Trainer(config, std::move(objective), std::move(decoder),
-                                                group, clock, std::move(companions)));
+                                                group, clock, std::move(companions),
+                                                std::move(base)));
   });
 }
 
 Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
-                 ProcessGroup* group, Clock* clock, TrainerCompanions companions)
+                 ProcessGroup* group, Clock* clock, TrainerCompanions companions,
+                 std::string base_manifest_hash)
     : config_(config),
       supervised_(config.stage() == v1::STAGE_SFT || config.stage() == v1::STAGE_REWARD_MODEL),
       objective_(std::move(objective)),
@@ -88,7 +100,8 @@ Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decode
       group_(group),
       clock_(clock),
       decoder_(std::move(decoder)),
-      optimizer_(decoder_.parameters(), config.learner().optimizer()),
+      base_manifest_hash_(std::move(base_manifest_hash)),
+      optimizer_(decoder_.trainable_parameters(), config.learner().optimizer()),
       kl_coefficient_(objective_.kl_coefficient) {
   decoder_.SetRequiresGrad(true);
   if (supervised_) return;
@@ -226,8 +239,8 @@ absl::Status Trainer::ScoreReference(TrainBatch& batch) {
 void Trainer::RefreshReference(uint64_t step) {
   if (!reference_.has_value() || step % config_.algorithm().reference_refresh_steps() != 0) return;
   const at::NoGradGuard no_grad;
-  for (size_t i = 0; i < decoder_.parameters().size(); ++i) {
-    reference_->parameters()[i].tensor.copy_(decoder_.parameters()[i].tensor);
+  for (size_t i = 0; i < decoder_.trainable_parameters().size(); ++i) {
+    reference_->trainable_parameters()[i].tensor.copy_(decoder_.trainable_parameters()[i].tensor);
   }
   reference_->InvalidatePacked();
 }

@@ -109,16 +109,18 @@ class Trainer {
   // Null where the objective has none.
   const Critic* critic() const { return critic_.get(); }
 
-  // The present weights as bytes of their own.
+  // The present weights as bytes of their own; with an adapter, the adapter's.
   absl::StatusOr<WeightSnapshotPtr> Snapshot() const;
 
-  // Writes the model (Hugging Face layout, with the tokenizer files of model.path) to `folder`,
-  // complete or not at all.
+  // Writes the model (Hugging Face layout), or its adapter (PEFT's layout), with the tokenizer files
+  // of model.path to `folder`, complete or not at all.
   absl::Status ExportModel(const std::string& folder) const;
+  // The model with the adapter, which there must be, added to its weights.
+  absl::Status ExportMerged(const std::string& folder) const;
   // The same for the critic, which there must be: a value model that learner.critic.path may name.
   absl::Status ExportCritic(const std::string& folder) const;
 
-  // Writes all that a later LoadState needs into `folder`, which exists: model/,
+  // Writes all that a later LoadState needs into `folder`, which exists: model/, or adapter/,
   // optimizer.safetensors and the ExtraStateFiles. The caller makes the folder appear as a whole (CheckpointStore).
   absl::Status SaveState(const std::string& folder) const;
   // Names of the files that a critic and a refreshed reference have in a checkpoint's folder.
@@ -127,14 +129,16 @@ class Trainer {
   // numerics, manifest hash.
   absl::Status FillRecord(v1::LearnerCheckpoint& record) const;
   // Goes on from what SaveState wrote, bit for bit, and from `record`'s counters. INVALID_ARGUMENT,
-  // NOT_FOUND…: the folder is damaged or of another model. An error in reading or checking the
+  // NOT_FOUND…: the folder is damaged or of another model; FAILED_PRECONDITION: its adapter is of
+  // another base, or one where none is trained, or the other way round. An error in reading or checking the
   // policy's files leaves it as it was; DATA_LOSS, when the weights turn out to be others than the
   // record's manifest hash says, does not, nor does a damaged file of a companion.
   absl::Status LoadState(const std::string& folder, const v1::LearnerCheckpoint& record);
 
  private:
   Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
-          ProcessGroup* group, Clock* clock, TrainerCompanions companions);
+          ProcessGroup* group, Clock* clock, TrainerCompanions companions,
+          std::string base_manifest_hash);
 
   absl::Status TrainOrdered(TrainBatch& batch, StepReport& report);
   absl::Status TrainSupervised(const TrainBatch& batch, double lr);
@@ -170,6 +174,10 @@ class Trainer {
   // The value at the end of each packed sequence: [sequences].
   absl::StatusOr<at::Tensor> Rewards(const TrainBatch& batch, const PackedBatch& packed);
   absl::Status JudgeGap() const;
+  // PolicyVersion.manifest_hash of the present weights.
+  absl::StatusOr<std::string> ManifestHash() const;
+  absl::Status CheckKind(const std::string& folder) const;
+  absl::Status LoadWeights(const std::string& folder);
   absl::Status LoadCompanions(const std::string& folder);
   absl::Status Update(double loss, double lr);
   // Books an update of the policy or the critic; ABORTED after too many in a row were not finite.
@@ -186,6 +194,8 @@ class Trainer {
   Clock* const clock_;
 
   model::Decoder decoder_;
+  // With an adapter: of the weights that it adapts, as they were at the start. Else empty.
+  const std::string base_manifest_hash_;
   AdamW optimizer_;
   std::unique_ptr<Critic> critic_;
   std::optional<model::Decoder> reference_;

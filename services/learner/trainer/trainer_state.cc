@@ -2,6 +2,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
@@ -9,7 +10,9 @@
 #include "common/checkpoint/hf_folder.h"
 #include "common/checkpoint/hf_writer.h"
 #include "common/checkpoint/parameters.h"
+#include "common/model/adapter_folder.h"
 #include "common/model/identity.h"
+#include "common/model/peft_config.h"
 #include "common/tensor/bridge.h"
 #include "common/tensor/torch_call.h"
 #include "services/learner/trainer/saved_parameters.h"
@@ -22,6 +25,7 @@ namespace {
 constexpr char kKlCoefficient[] = "kl_coefficient";
 
 std::string ModelFolder(const std::string& folder) { return folder + "/model"; }
+std::string AdapterFolder(const std::string& folder) { return folder + "/adapter"; }
 std::string OptimizerFile(const std::string& folder) { return folder + "/optimizer.safetensors"; }
 // Names within the folder.
 constexpr char kCriticFile[] = "critic.safetensors";
@@ -41,7 +45,12 @@ absl::StatusOr<WeightSnapshotPtr> Trainer::Snapshot() const {
   return tensor::TorchCall([&]() -> absl::StatusOr<WeightSnapshotPtr> {
     auto snapshot = std::make_shared<WeightSnapshot>();
     snapshot->step = step_;
-    for (const auto& [name, parameter] : decoder_.parameters()) {
+    if (decoder_.lora() != nullptr) {
+      snapshot->adapter.emplace(
+          WeightSnapshot::Adapter{.base_manifest_hash = base_manifest_hash_,
+                                  .config = model::CanonicalAdapterConfig(*decoder_.lora())});
+    }
+    for (const auto& [name, parameter] : decoder_.trainable_parameters()) {
       WeightSnapshot::Tensor copy;
       copy.name = name;
       ROLLCALL_ASSIGN_OR_RETURN(copy.dtype, tensor::DTypeOf(parameter.scalar_type()));
@@ -60,7 +69,20 @@ absl::StatusOr<WeightSnapshotPtr> Trainer::Snapshot() const {
 
 absl::Status Trainer::ExportModel(const std::string& folder) const {
   return tensor::TorchCall([&]() -> absl::Status {
+    if (decoder_.lora() != nullptr) {
+      return model::WriteAdapterFolder(folder, decoder_, base_manifest_hash_,
+                                       config_.model().path());
+    }
     return checkpoint::WriteHfFolder(folder, ModelSpec(decoder_, config_));
+  });
+}
+
+absl::Status Trainer::ExportMerged(const std::string& folder) const {
+  if (decoder_.lora() == nullptr) return absl::FailedPreconditionError("the model has no adapter");
+  return tensor::TorchCall([&]() -> absl::Status {
+    checkpoint::HfFolderSpec spec = ModelSpec(decoder_, config_);
+    spec.tensors = decoder_.MergedParameters();
+    return checkpoint::WriteHfFolder(folder, spec);
   });
 }
 
@@ -73,9 +95,12 @@ absl::Status Trainer::ExportCritic(const std::string& folder) const {
 
 absl::Status Trainer::SaveState(const std::string& folder) const {
   return tensor::TorchCall([&]() -> absl::Status {
-    ROLLCALL_RETURN_IF_ERROR(MakeDirectories(ModelFolder(folder)));
-    ROLLCALL_RETURN_IF_ERROR(
-        checkpoint::WriteHfFiles(ModelFolder(folder), ModelSpec(decoder_, config_)));
+    const bool adapter = decoder_.lora() != nullptr;
+    const std::string weights = adapter ? AdapterFolder(folder) : ModelFolder(folder);
+    ROLLCALL_RETURN_IF_ERROR(MakeDirectories(weights));
+    ROLLCALL_RETURN_IF_ERROR(adapter
+                                 ? model::WriteAdapterFiles(weights, decoder_, base_manifest_hash_)
+                                 : checkpoint::WriteHfFiles(weights, ModelSpec(decoder_, config_)));
     ROLLCALL_RETURN_IF_ERROR(checkpoint::SaveTensors(OptimizerFile(folder), optimizer_.State()));
     if (critic_ != nullptr) {
       ROLLCALL_RETURN_IF_ERROR(critic_->Save(absl::StrCat(folder, "/", kCriticFile),
@@ -83,7 +108,7 @@ absl::Status Trainer::SaveState(const std::string& folder) const {
     }
     return reference_.has_value()
                ? checkpoint::SaveTensors(absl::StrCat(folder, "/", kReferenceFile),
-                                         reference_->parameters())
+                                         reference_->trainable_parameters())
                : absl::OkStatus();
   });
 }
@@ -101,17 +126,36 @@ absl::Status Trainer::LoadCompanions(const std::string& folder) {
                                            absl::StrCat(folder, "/", kCriticOptimizerFile)));
   }
   if (!reference_.has_value()) return absl::OkStatus();
-  ROLLCALL_RETURN_IF_ERROR(
-      LoadSavedParameters(absl::StrCat(folder, "/", kReferenceFile), reference_->parameters()));
+  ROLLCALL_RETURN_IF_ERROR(LoadSavedParameters(absl::StrCat(folder, "/", kReferenceFile),
+                                               reference_->trainable_parameters()));
   reference_->InvalidatePacked();
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::string> Trainer::ManifestHash() const {
+  return decoder_.lora() == nullptr ? model::PolicyManifestHash(decoder_)
+                                    : model::AdaptedManifestHash(decoder_, base_manifest_hash_);
+}
+
+absl::Status Trainer::LoadWeights(const std::string& folder) {
+  if (decoder_.lora() != nullptr) {
+    return model::LoadAdapterTensors(AdapterFolder(folder), base_manifest_hash_, decoder_);
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const auto model, checkpoint::HfFolder::Open(ModelFolder(folder)));
+  return checkpoint::LoadParameters(model, decoder_.parameters());
+}
+
+absl::Status Trainer::CheckKind(const std::string& folder) const {
+  const bool adapter = std::filesystem::exists(AdapterFolder(folder));
+  if (adapter == (decoder_.lora() != nullptr)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(folder, adapter ? ": holds an adapter, and model.lora asks for none"
+                                   : ": holds whole weights, and model.lora asks for an adapter"));
+}
+
 absl::Status Trainer::FillRecord(v1::LearnerCheckpoint& record) const {
   return tensor::TorchCall([&]() -> absl::Status {
-    ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, model::ManifestOf(decoder_));
-    ROLLCALL_ASSIGN_OR_RETURN(*record.mutable_version()->mutable_manifest_hash(),
-                              model::ManifestHash(manifest));
+    ROLLCALL_ASSIGN_OR_RETURN(*record.mutable_version()->mutable_manifest_hash(), ManifestHash());
     record.mutable_version()->set_step(step_);
     *record.mutable_numerics() = model::FingerprintOf(decoder_);
     record.set_step(step_);
@@ -127,16 +171,15 @@ absl::Status Trainer::FillRecord(v1::LearnerCheckpoint& record) const {
 
 absl::Status Trainer::LoadState(const std::string& folder, const v1::LearnerCheckpoint& record) {
   return tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_RETURN_IF_ERROR(CheckKind(folder));
     ROLLCALL_ASSIGN_OR_RETURN(const auto state, checkpoint::LoadTensors(OptimizerFile(folder)));
     ROLLCALL_RETURN_IF_ERROR(Annotate(optimizer_.Check(state), OptimizerFile(folder)));
-    ROLLCALL_ASSIGN_OR_RETURN(const auto model, checkpoint::HfFolder::Open(ModelFolder(folder)));
     ROLLCALL_RETURN_IF_ERROR(LoadCompanions(folder));
-    ROLLCALL_RETURN_IF_ERROR(checkpoint::LoadParameters(model, decoder_.parameters()));
+    ROLLCALL_RETURN_IF_ERROR(LoadWeights(folder));
     optimizer_.Restore(state);
     decoder_.InvalidatePacked();
     decoder_.ZeroGrad();
-    ROLLCALL_ASSIGN_OR_RETURN(const v1::WeightManifest manifest, model::ManifestOf(decoder_));
-    ROLLCALL_ASSIGN_OR_RETURN(const std::string hash, model::ManifestHash(manifest));
+    ROLLCALL_ASSIGN_OR_RETURN(const std::string hash, ManifestHash());
     if (hash != record.version().manifest_hash()) {
       return absl::DataLossError(absl::StrCat(
           folder, ": the weights have another manifest hash than the checkpoint's record"));
