@@ -27,6 +27,7 @@ namespace {
 struct EvalFlags {
   std::string target;  // a configuration or a model folder
   std::string model;
+  std::string adapter;
   std::vector<std::string> data;
   std::vector<std::string> verifiers;
   std::vector<std::string> sets;
@@ -46,6 +47,7 @@ absl::Status EvaluateConfiguration(const EvalFlags& flags) {
   std::vector<std::string> sets = flags.sets;
   sets.push_back("stage=eval");
   if (!flags.model.empty()) sets.push_back("model.path=" + flags.model);
+  if (!flags.adapter.empty()) sets.push_back("model.lora.path=" + flags.adapter);
   if (flags.samples) sets.push_back(absl::StrCat("evaluation.samples_per_prompt=", *flags.samples));
   ROLLCALL_ASSIGN_OR_RETURN(v1::RunConfig config, config::LoadRunConfig(flags.target, sets));
   config.set_name(absl::StrCat(config.name(), "-eval"));
@@ -75,6 +77,7 @@ absl::StatusOr<v1::RunConfig> ModelConfiguration(const EvalFlags& flags) {
         absl::StrCat("--model is for a run's configuration; ", flags.target, " is a model folder"));
   }
   std::vector<std::string> sets = {"stage=eval", absl::StrCat("model.path=", flags.target)};
+  if (!flags.adapter.empty()) sets.push_back("model.lora.path=" + flags.adapter);
   for (size_t i = 0; i < flags.data.size(); ++i) {
     sets.push_back(absl::StrCat("data.evaluation[", i, "].path=", flags.data[i]));
   }
@@ -163,6 +166,8 @@ void AddEvalCommand(CLI::App& app, int& exit_code) {
                       "already are not sampled again");
   command->add_option("--model", flags->model,
                       "With a run: Hugging Face folder to score instead of model.path");
+  command->add_option("--adapter", flags->adapter,
+                      "PEFT folder of a low-rank adapter of the model (model.lora.path)");
   command
       ->add_option("--set", flags->sets,
                    "Override a field, as in sampling.max_tokens=512; repeatable")

@@ -10,6 +10,7 @@
 #include "services/cli/explain/model_memory.h"
 #include "services/cli/explain/objective_text.h"
 #include "services/cli/explain/preset_changes.h"
+#include "services/cli/explain/trained_part.h"
 #include "services/cli/explain/warnings.h"
 
 namespace rollcall::explain {
@@ -30,8 +31,7 @@ uint64_t CountRows(const v1::DataSection& data) {
   return rows;
 }
 
-ModelFacts FactsOf(const v1::RunConfig& config) {
-  auto model = ReadModelConfig(config.model().path());
+ModelFacts FactsOf(const v1::RunConfig& config, absl::StatusOr<model::ModelConfig> model) {
   if (!model.ok()) return {};
   model->UseContext(config.model().context_tokens()).IgnoreError();  // the services refuse it
   const uint64_t width = config.model().dtype() == v1::COMPUTE_DTYPE_BFLOAT16 ? 2 : 4;
@@ -111,12 +111,14 @@ Json ToJson(const ModelMemory& model) {
 }  // namespace
 
 Explanation Explain(const v1::RunConfig& config) {
-  const ModelFacts facts = FactsOf(config);
+  const auto model = ReadTrainedConfig(config);
+  const ModelFacts facts = FactsOf(config, model);
   Explanation explanation{.name = config.name(),
                           .stage = LowerName(v1::Stage_Name(config.stage()), "STAGE_"),
                           .objective = DescribeObjective(config),
                           .denominators = DescribeDenominators(config),
                           .batch = CountBatch(config, facts.context),
+                          .trained = DescribeTrained(config, model),
                           .models = EstimateModels(config),
                           .warnings = FindWarnings(config, facts)};
   if (config.stage() == v1::STAGE_RL) {
@@ -137,6 +139,7 @@ std::string FormatText(const Explanation& explanation) {
   AppendLines(text, "objective, minimised", explanation.objective);
   AppendLines(text, "divided by", explanation.denominators);
   AppendLines(text, "batches", explanation.batch_lines);
+  AppendLines(text, "trained", explanation.trained.lines);
   AppendModels(text, explanation.models);
   absl::StrAppend(&text, "\nwarnings\n");
   for (const Warning& warning : explanation.warnings) {
@@ -154,6 +157,11 @@ std::string FormatJson(const Explanation& explanation) {
                {"objective", ToJson(explanation.objective)},
                {"divided_by", ToJson(explanation.denominators)},
                {"batch", ToJson(explanation.batch)},
+               {"trained",
+                {{"parameters", explanation.trained.parameters},
+                 {"trained", explanation.trained.trained},
+                 {"optimizer_bytes", explanation.trained.optimizer_bytes},
+                 {"published_bytes", explanation.trained.published_bytes}}},
                {"models", Json::array()},
                {"warnings", Json::array()}};
   for (const ModelMemory& model : explanation.models) json["models"].push_back(ToJson(model));

@@ -215,6 +215,40 @@ TEST_F(ExplainTest, SaysWhoTeachesAndWhenTheReferenceMoves) {
   EXPECT_EQ(rounds.models.back().name, "learner: reference");
 }
 
+TEST_F(ExplainTest, SaysHowMuchIsTrained) {
+  const std::string path = "model.path=" + folder_ + "/model";
+  const Explanation whole = Explain(Load({path, "model.dtype=bfloat16"}));
+  EXPECT_EQ(whole.trained.trained, kParameters);
+  EXPECT_EQ(whole.trained.optimizer_bytes, kParameters * 12);
+  EXPECT_EQ(whole.trained.published_bytes, kParameters * 2);
+
+  // Rank 4 beside q: 4 × (64 + 64), and down: 4 × (96 + 64), of two layers; in float32.
+  constexpr int64_t kAdapter = 2 * 4 * (128 + 160);
+  const Explanation adapter =
+      Explain(Load({path, "model.dtype=bfloat16", "model.lora.r=4", "learner.micro_batch_tokens=1",
+                    "model.lora.target_modules=[q_proj, down_proj]"}));
+  EXPECT_EQ(adapter.trained.parameters, kParameters);
+  EXPECT_EQ(adapter.trained.trained, kAdapter);
+  EXPECT_EQ(adapter.trained.optimizer_bytes, kAdapter * 8);
+  EXPECT_EQ(adapter.trained.published_bytes, kAdapter * 4);
+  std::vector<std::string> items;
+  int64_t known = 0;
+  for (const inspect::MemoryItem& item : adapter.models[0].estimate.items) {
+    items.push_back(item.name);
+    if (item.name != "activations") known += item.bytes;
+  }
+  EXPECT_THAT(items, ElementsAre("weights", "adapter", "gradients", "AdamW's moments",
+                                 "copy to publish", "activations"));
+  EXPECT_EQ(known, kParameters * 2 + kAdapter * (4 + 4 + 8 + 4));
+  EXPECT_THAT(
+      FormatText(adapter),
+      AllOf(HasSubstr("rank 4 beside down_proj, q_proj, product times 4"),
+            HasSubstr("2,304 of 74,560 (3.09 %)"), HasSubstr("9,216 B = 9.00 KiB a version")));
+  // What the learner would refuse is said where the figures would be.
+  EXPECT_THAT(Text({path, "model.lora.r=4", "model.lora.target_modules=[lm_head]"}),
+              HasSubstr("model.lora: target_modules: \"lm_head\" names lm_head, no linear layer"));
+}
+
 TEST_F(ExplainTest, WritesTheSameAsJson) {
   const auto json = nlohmann::json::parse(FormatJson(Explain(Load(
       {"model.path=" + folder_ + "/model", "sampling.top_p=0.5", "data.max_prompt_tokens=100"}))));
@@ -222,6 +256,7 @@ TEST_F(ExplainTest, WritesTheSameAsJson) {
   EXPECT_EQ(json["preset"], "grpo");
   EXPECT_EQ(json["batch"]["sequences"], 256);
   EXPECT_EQ(json["models"][0]["items"][0]["bytes"], kParameters * 4);
+  EXPECT_EQ(json["trained"]["trained"], kParameters);
   ASSERT_EQ(json["warnings"].size(), 1u) << json["warnings"];
   EXPECT_EQ(json["warnings"][0]["id"], "uncorrected_sampling");
   EXPECT_EQ(json["warnings"][0]["field"], "sampling.top_p");

@@ -48,6 +48,15 @@ struct ModelMemory {
   inspect::MemoryEstimate estimate;
 };
 
+// How much of the model under training is trained. All 0: not known, or nothing is.
+struct TrainedPart {
+  int64_t parameters = 0;  // of the whole model
+  int64_t trained = 0;
+  int64_t optimizer_bytes = 0;
+  int64_t published_bytes = 0;  // a version, to each generator
+  std::vector<Line> lines;
+};
+
 struct Explanation {
   std::string name;
   std::string stage;            // "rl"
@@ -57,6 +66,7 @@ struct Explanation {
   std::vector<Line> denominators;
   BatchArithmetic batch;
   std::vector<Line> batch_lines;
+  TrainedPart trained;
   std::vector<ModelMemory> models;
   std::vector<Warning> warnings;
 };

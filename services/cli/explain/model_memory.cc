@@ -8,6 +8,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/config/algorithm_presets.h"
+#include "services/cli/explain/trained_part.h"
 
 namespace rollcall::explain {
 namespace {
@@ -46,6 +47,12 @@ MemoryItem CacheItem(const v1::GeneratorSection& generator, const model::ModelCo
           absl::StrCat("generator.kv_cache_bytes, ", Grouped(bytes / std::max<int64_t>(token, 1)),
                        " tokens of ", Grouped(token), " B"),
           bytes};
+}
+
+void GiveHead(model::Head head, model::ModelConfig& model) {
+  if (head == model::Head::kLanguageModel) return;
+  model.head = head;
+  model.tie_word_embeddings = false;
 }
 
 class Models {
@@ -89,10 +96,16 @@ class Models {
   template <typename Estimate>
   void Add(const std::string& name, const std::string& path, int copies, Estimate estimate) {
     ModelMemory memory{.name = name, .path = path, .copies = static_cast<uint32_t>(copies)};
+    absl::StatusOr<MemoryEstimate> known = absl::UnknownError("");
     if (const auto model = ReadModelConfig(path); model.ok()) {
-      memory.estimate = estimate(*model, assumptions_);
+      known = estimate(*model, assumptions_);
     } else {
-      memory.unknown = std::string(model.status().message());
+      known = model.status();
+    }
+    if (known.ok()) {
+      memory.estimate = *std::move(known);
+    } else {
+      memory.unknown = std::string(known.status().message());
     }
     models_.push_back(std::move(memory));
   }
@@ -101,10 +114,11 @@ class Models {
     const v1::LearnerSection& learner = config_.learner();
     const bool published = config_.stage() == v1::STAGE_RL && head == model::Head::kLanguageModel;
     Add(name, path, static_cast<int>(std::max(learner.ranks(), 1u)),
-        [&](model::ModelConfig model, MemoryAssumptions assumptions) {
-          if (head != model::Head::kLanguageModel) {
-            model.head = head;
-            model.tie_word_embeddings = false;
+        [&](model::ModelConfig model,
+            MemoryAssumptions assumptions) -> absl::StatusOr<MemoryEstimate> {
+          GiveHead(head, model);
+          if (head != model::Head::kTokenScore) {
+            ROLLCALL_ASSIGN_OR_RETURN(assumptions.adapter, AdapterOf(config_, model));
           }
           assumptions.tokens = learner.micro_batch_tokens();
           assumptions.publishes = published;
@@ -145,6 +159,12 @@ absl::StatusOr<model::ModelConfig> ReadModelConfig(const std::string& folder) {
   const std::string file = folder + "/config.json";
   ROLLCALL_ASSIGN_OR_RETURN(const std::string json, ReadFile(file));
   return model::ModelConfig::FromJson(json, file);
+}
+
+absl::StatusOr<model::ModelConfig> ReadTrainedConfig(const v1::RunConfig& config) {
+  ROLLCALL_ASSIGN_OR_RETURN(model::ModelConfig model, ReadModelConfig(config.model().path()));
+  if (config.stage() == v1::STAGE_REWARD_MODEL) GiveHead(model::Head::kSequenceScore, model);
+  return model;
 }
 
 std::vector<ModelMemory> EstimateModels(const v1::RunConfig& config) {

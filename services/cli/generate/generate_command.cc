@@ -47,6 +47,14 @@ absl::Status Generate(const GenerateFlags& flags) {
   ROLLCALL_ASSIGN_OR_RETURN(const v1::GenerateRequest request,
                             MakeGenerateRequest(*tokenizer, tokens, flags, /*turn=*/0));
   std::vector<std::string> sets = {absl::StrCat("model.path=", flags.model)};
+  if (!flags.adapter.empty()) {
+    if (!flags.connect.empty()) {
+      return absl::InvalidArgumentError(
+          "--adapter: a running generator (--connect) has the adapter that it was started with or "
+          "was sent");
+    }
+    sets.push_back(absl::StrCat("model.lora.path=", flags.adapter));
+  }
   sets.insert(sets.end(), flags.sets.begin(), flags.sets.end());
   std::unique_ptr<LocalService> generator;
   ROLLCALL_ASSIGN_OR_RETURN(

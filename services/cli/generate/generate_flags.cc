@@ -121,6 +121,8 @@ void AddGenerateOptions(CLI::App& command, GenerateFlags& flags) {
                      "The prompt; standard input if absent. On a terminal: a chat, line by line");
   command.add_option("--connect", flags.connect,
                      "Use a running generator (host:port or unix:/path), start none");
+  command.add_option("--adapter", flags.adapter,
+                     "PEFT folder of a low-rank adapter of the model (model.lora.path)");
   command.add_flag("--chat", flags.chat,
                    "The prompt is a user's message: apply the model's chat template");
   command.add_option("--system", flags.system, "In a chat: the system message");

@@ -14,6 +14,7 @@ namespace rollcall::cli {
 // What `rollcall generate` was asked for.
 struct GenerateFlags {
   std::string model;
+  std::string adapter;
   std::string prompt;
   std::string system;
   std::string connect;

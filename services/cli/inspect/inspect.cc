@@ -21,6 +21,7 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string folder;
+  std::string adapter;
   std::string dtype;  // "": as stored
   std::string device = "cpu";
   int64_t tokens = 0;  // 0: the model's context
@@ -37,7 +38,8 @@ MemoryAssumptions Assume(const Options& options, const ModelDescription& descrip
   return {
       .dtype = ComputeDType(options.dtype, description),
       .packed_matrices = options.device == "cpu",
-      .tokens = options.tokens > 0 ? options.tokens : description.config->max_position_embeddings};
+      .tokens = options.tokens > 0 ? options.tokens : description.config->max_position_embeddings,
+      .adapter = description.adapter};
 }
 
 void AppendLine(std::string& text, const std::string& name, const std::string& value) {
@@ -161,6 +163,15 @@ std::string FormatText(const ModelDescription& description, const Options& optio
                           " tensors, ", HumanBytes(description.bytes)));
   AppendLine(text, "stored as", DTypes(description));
   if (description.config) AppendConfig(text, *description.config);
+  if (description.adapter) {
+    const model::LoraConfig& adapter = *description.adapter;
+    const int64_t elements = AdapterElements(*description.config, adapter);
+    AppendLine(text, "adapter",
+               absl::StrCat(options.adapter, ": rank ", adapter.r, ", alpha ", adapter.alpha,
+                            adapter.rslora ? " over the root of the rank, " : ", ",
+                            absl::StrJoin(adapter.target_modules, " "), "; ", Grouped(elements),
+                            " parameters in ", description.adapter_tensors, " tensors"));
+  }
   AppendLine(text, "tokenizer",
              description.tokenizer_vocabulary
                  ? absl::StrCat(Grouped(*description.tokenizer_vocabulary), " ids")
@@ -201,6 +212,15 @@ std::string FormatJson(const ModelDescription& description, const Options& optio
                {"stored_as", description.elements_by_dtype},
                {"eos_token_ids", description.eos_token_ids},
                {"chat_templates", description.chat_templates}};
+  if (description.adapter) {
+    json["adapter"] = {{"folder", options.adapter},
+                       {"r", description.adapter->r},
+                       {"alpha", description.adapter->alpha},
+                       {"rslora", description.adapter->rslora},
+                       {"target_modules", description.adapter->target_modules},
+                       {"tensors", description.adapter_tensors},
+                       {"parameters", AdapterElements(*description.config, *description.adapter)}};
+  }
   json["tokenizer_vocabulary"] =
       description.tokenizer_vocabulary ? Json(*description.tokenizer_vocabulary) : Json();
   if (!description.config) {
@@ -239,6 +259,7 @@ int RunInspect(std::span<const std::string> arguments, std::ostream& out, std::o
   CLI::App app("Describe a model folder: family, shapes, parameters, memory to serve and to train",
                "rollcall inspect");
   app.add_option("MODEL", options.folder, "Hugging Face model folder")->required();
+  app.add_option("--adapter", options.adapter, "PEFT folder of a low-rank adapter for the model");
   app.add_option("--dtype", options.dtype,
                  "Compute dtype of the estimates; the stored one unless given")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
@@ -257,7 +278,10 @@ int RunInspect(std::span<const std::string> arguments, std::ostream& out, std::o
     return app.exit(error, out, errors) == 0 ? kExitClean : kExitUsage;
   }
   const absl::StatusOr<std::string> text = tensor::TorchCall([&]() -> absl::StatusOr<std::string> {
-    ROLLCALL_ASSIGN_OR_RETURN(const ModelDescription description, DescribeModel(options.folder));
+    ROLLCALL_ASSIGN_OR_RETURN(ModelDescription description, DescribeModel(options.folder));
+    if (!options.adapter.empty()) {
+      ROLLCALL_RETURN_IF_ERROR(DescribeAdapter(options.adapter, description));
+    }
     return options.json ? FormatJson(description, options) : FormatText(description, options);
   });
   if (!text.ok()) {

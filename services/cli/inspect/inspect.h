@@ -6,8 +6,9 @@
 
 namespace rollcall::inspect {
 
-// `rollcall inspect MODEL [--dtype D] [--tokens N] [--device cpu|cuda] [--json]`: what a model
-// folder holds, and the memory to serve it and to train it, with the arithmetic. `arguments` are
+// `rollcall inspect MODEL [--adapter DIR] [--dtype D] [--tokens N] [--device cpu|cuda] [--json]`: what a
+// model folder holds, and a low-rank adapter for it, and the memory to serve it and to train it (the
+// adapter alone, where there is one), with the arithmetic. `arguments` are
 // those after "inspect".
 //
 // Returns the exit code: 0 described, 1 the folder cannot be read, 2 wrong usage.

@@ -42,9 +42,22 @@ void AddWeights(const model::ModelConfig& config, const MemoryAssumptions& assum
                 MemoryEstimate& estimate) {
   const auto width = static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
   estimate.items.push_back(PerElement("weights", config.ParameterCount(), width, "parameters"));
+}
+
+void AddPanels(const model::ModelConfig& config, const MemoryAssumptions& assumptions,
+               MemoryEstimate& estimate) {
+  const auto width = static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
   if (!assumptions.packed_matrices) return;
   estimate.items.push_back(
       PerElement("packed matrices", PackedElements(config), width, "elements"));
+}
+
+int64_t AdaptedMatrices(const model::ModelConfig& config, const model::LoraConfig& adapter) {
+  int64_t matrices = 0;
+  for (const model::AdapterParameter& parameter : model::AdapterParametersOf(config, adapter)) {
+    matrices += parameter.role == model::AdapterParameter::Role::kDown ? 1 : 0;
+  }
+  return matrices;
 }
 
 // Elements that one token leaves for the backward pass (the tensors that common/model/operators.cc
@@ -79,6 +92,16 @@ int64_t ActivationElements(const model::ModelConfig& config, bool checkpointing)
 
 }  // namespace
 
+int64_t AdapterElements(const model::ModelConfig& config, const model::LoraConfig& adapter) {
+  int64_t elements = 0;
+  for (const model::AdapterParameter& parameter : model::AdapterParametersOf(config, adapter)) {
+    int64_t size = 1;
+    for (const int64_t dimension : parameter.shape) size *= dimension;
+    elements += size;
+  }
+  return elements;
+}
+
 int64_t MemoryEstimate::Total() const {
   int64_t total = 0;
   for (const MemoryItem& item : items) total += item.bytes;
@@ -89,6 +112,7 @@ MemoryEstimate ServingMemory(const model::ModelConfig& config,
                              const MemoryAssumptions& assumptions) {
   MemoryEstimate estimate;
   AddWeights(config, assumptions, estimate);
+  AddPanels(config, assumptions, estimate);
   constexpr int64_t kBlock = 16;  // tokens; any block size gives the same bytes a token
   const int64_t block_bytes =
       config.KvElementsPerToken() * kBlock * static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
@@ -103,23 +127,36 @@ MemoryEstimate ServingMemory(const model::ModelConfig& config,
 MemoryEstimate TrainingMemory(const model::ModelConfig& config,
                               const MemoryAssumptions& assumptions) {
   const auto width = static_cast<int64_t>(wire::SizeOf(assumptions.dtype));
-  const int64_t parameters = config.ParameterCount();
   MemoryEstimate estimate;
   AddWeights(config, assumptions, estimate);
-  if (assumptions.dtype != wire::DType::kFloat32) {
-    estimate.items.push_back(PerElement("float32 masters", parameters, kFloat, "parameters"));
+  int64_t trained = config.ParameterCount(), trained_width = width;
+  const char* of = "parameters";
+  if (assumptions.adapter) {
+    trained = AdapterElements(config, *assumptions.adapter);
+    trained_width = kFloat;
+    of = "adapter parameters";
+    estimate.items.push_back(PerElement("adapter", trained, kFloat, of));
   }
-  estimate.items.push_back(PerElement("gradients", parameters, kFloat, "parameters"));
-  MemoryItem moments = PerElement("AdamW's moments", parameters, 2 * kFloat, "parameters");
+  if (trained_width != kFloat) {
+    estimate.items.push_back(PerElement("float32 masters", trained, kFloat, of));
+  }
+  estimate.items.push_back(PerElement("gradients", trained, kFloat, of));
+  MemoryItem moments = PerElement("AdamW's moments", trained, 2 * kFloat, of);
   if (assumptions.optimizer_shards > 1) {
     absl::StrAppend(&moments.arithmetic, " / ", assumptions.optimizer_shards, " ranks");
     moments.bytes /= assumptions.optimizer_shards;
   }
   estimate.items.push_back(std::move(moments));
   if (assumptions.publishes) {
-    estimate.items.push_back(PerElement("copy to publish", parameters, width, "parameters"));
+    estimate.items.push_back(PerElement("copy to publish", trained, trained_width, of));
   }
-  const int64_t token = ActivationElements(config, assumptions.activation_checkpointing) * width;
+  int64_t token = ActivationElements(config, assumptions.activation_checkpointing) * width;
+  // x A^T of each adapted matrix; of one layer where layers run again.
+  if (assumptions.adapter) {
+    const int64_t layers = assumptions.activation_checkpointing ? config.num_layers : 1;
+    token +=
+        AdaptedMatrices(config, *assumptions.adapter) * assumptions.adapter->r * kFloat / layers;
+  }
   estimate.items.push_back(
       {"activations",
        absl::StrCat(Grouped(token), " B a token x ", Grouped(assumptions.tokens), " tokens"),

@@ -1,10 +1,16 @@
 #include "services/cli/inspect/model_description.h"
 
+#include <ATen/ops/empty.h>
+
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/checkpoint/hf_folder.h"
+#include "common/checkpoint/parameters.h"
+#include "common/checkpoint/safetensors.h"
+#include "common/model/adapter_folder.h"
 #include "common/text/tokenizer.h"
 #include "common/text/tokenizer_folder.h"
 
@@ -68,6 +74,25 @@ absl::StatusOr<ModelDescription> DescribeModel(const std::string& folder) {
   DescribeTensors(files, description);
   DescribeTokenizer(description);
   return description;
+}
+
+absl::Status DescribeAdapter(const std::string& folder, ModelDescription& description) {
+  if (!description.config) {
+    return absl::UnimplementedError(absl::StrCat(description.unsupported_reason));
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const model::LoraConfig lora,
+                            model::ReadAdapterConfig(folder, *description.config));
+  std::vector<tensor::NamedTensor> tensors;
+  for (const model::AdapterParameter& parameter :
+       model::AdapterParametersOf(*description.config, lora)) {
+    tensors.push_back({parameter.name, at::empty(parameter.shape, at::kFloat)});
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(const auto file, checkpoint::SafetensorsFile::Open(absl::StrCat(
+                                                 folder, "/", model::kAdapterTensorsFile)));
+  ROLLCALL_RETURN_IF_ERROR(checkpoint::FillFromFile(*file, tensors));
+  description.adapter = lora;
+  description.adapter_tensors = static_cast<int64_t>(tensors.size());
+  return absl::OkStatus();
 }
 
 }  // namespace rollcall::inspect

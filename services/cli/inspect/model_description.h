@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/model/lora_config.h"
 #include "common/model/model_config.h"
 
 namespace rollcall::inspect {
@@ -29,10 +30,17 @@ struct ModelDescription {
   std::string tokenizer_problem;
   std::vector<std::string> chat_templates;  // their names; "default" is the usual one
   std::vector<int64_t> eos_token_ids;
+
+  std::optional<model::LoraConfig> adapter;  // DescribeAdapter
+  int64_t adapter_tensors = 0;
 };
 
 // The statuses of checkpoint::HfFolder::Open; a model that this build does not offer is described
 // all the same.
 absl::StatusOr<ModelDescription> DescribeModel(const std::string& folder);
+
+// Adds what a PEFT folder holds for this model. The statuses of model::ReadAdapterConfig; where a
+// tensor is missing, unexpected or of another shape, INVALID_ARGUMENT that lists them all.
+absl::Status DescribeAdapter(const std::string& folder, ModelDescription& description);
 
 }  // namespace rollcall::inspect
