@@ -13,7 +13,7 @@ runs are kept: run it again and it goes on, also in the middle of a run.
   ./rollcall bench learning --methods grpo rloo --seeds 0
   ./rollcall bench learning --report                          tables and pictures of what is there, nothing is run
 
-Writes learning.md, learning.json, learning.png (mean reward of the training batches over the seconds) and recorded.png
+Writes learning.md, learning.json, learning.png (mean reward of the training batches, step by step) and recorded.png
 (pairs whose order is right) into the folder. Exits 1 when a method gained less than --least-gain in the mean over the
 seeds, a reward model ordered fewer than 90 % of held-out pairs, or a run took longer than --budget.
 """
@@ -129,7 +129,7 @@ def margins(model, folder, name):
     shutil.rmtree(folder / "offline" / f"{name}.margin", ignore_errors=True)
     rollcall("train", path, "--quiet")
     first = next(row for row in metrics(folder / "offline" / f"{name}.margin" / "margin") if "eval/accuracy" in row)
-    return {"margin": first["eval/difference"], "pair_accuracy": first["eval/accuracy"]}
+    return {"margin": first["eval/margin"], "pair_accuracy": first["eval/accuracy"]}
 
 
 def recorded_figures(method, folder, seed, arguments):
@@ -231,7 +231,7 @@ def objections(table, arguments):
             yield f"{name} gained {entry['gain']['mean']:.3f}, less than {arguments.least_gain}"
         if "gain" not in entry and entry["pair_accuracy"]["mean"] < LEAST_REWARD_ACCURACY:
             yield f"{name} orders {entry['pair_accuracy']['mean']:.3f} of held-out pairs"
-        if entry["seconds"]["max"] > arguments.budget:
+        if "seconds" in entry and entry["seconds"]["max"] > arguments.budget:
             yield f"{name} trained for {entry['seconds']['max']} s, more than {arguments.budget}"
         if entry["max_logprob_gap"] != 0:
             yield f"{name}: rollout and training log-probs differ by {entry['max_logprob_gap']}"

@@ -25,9 +25,10 @@ def summarize(rows, methods):
             continue
         entry = {"method": method, "seeds": [row["seed"] for row in of], "steps": of[0]["steps"],
                  "online": of[0]["online"],
-                 # A run that was interrupted counts the time it stood still.
-                 "seconds": spread([row["seconds"] for row in of if not row["resumed"]] or [float("nan")]),
                  "max_logprob_gap": max((row.get("max_logprob_gap") or 0 for row in of), default=0)}
+        # A run that was interrupted would count the time it stood still.
+        if whole := [row["seconds"] for row in of if not row["resumed"]]:
+            entry["seconds"] = spread(whole)
         for figure in ("accuracy_start", "accuracy_end", "win_rate", "margin", "pair_accuracy", "kl_start", "kl_end",
                        "optimizer_bytes"):
             values = [row[figure] for row in of if row.get(figure) is not None]
@@ -48,7 +49,8 @@ def _range(of):
 
 
 def _seconds(entry):
-    return f"{entry['seconds']['mean']:.0f} ({entry['seconds']['max']:.0f})"
+    of = entry.get("seconds")
+    return f"{of['mean']:.0f} ({of['max']:.0f})" if of else "interrupted"
 
 
 def _table(head, rows):
@@ -95,10 +97,10 @@ def smooth(curve):
 
 
 def mean_curve(rows):
-    """The curves of several seeds as one: step by step, the mean of seconds and of rewards."""
+    """The curves of several seeds as one: step by step, the mean of their values. Over steps, since seconds are those of
+    the machine's other work, too."""
     curves = [smooth(row["curve"]) for row in rows]
-    return [(statistics.mean(c[i][0] for c in curves), statistics.mean(c[i][1] for c in curves))
-            for i in range(min(map(len, curves)))]
+    return [(i + 1, statistics.mean(c[i][1] for c in curves)) for i in range(min(map(len, curves)))]
 
 
 def write(folder, rows, methods, missing):
@@ -113,5 +115,5 @@ def write(folder, rows, methods, missing):
                   for entry in table if entry["online"] == online}
         curves = {method: curve for method, curve in curves.items() if len(curve) > 1}
         if curves or online:
-            (folder / name).write_bytes(chart.line_chart(curves, title, "seconds", label, (0, 1)))
+            (folder / name).write_bytes(chart.line_chart(curves, title, "steps", label, (0, 1)))
     return table, text
