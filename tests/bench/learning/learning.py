@@ -110,13 +110,14 @@ def accuracy_of(rows):
     return sum(right) / len(right)
 
 
-def sampled(model, folder, name, seed, arguments):
-    """Judged samples of the held-out prompts."""
+def sampled(model, folder, name, seed, arguments, again=True):
+    """Judged samples of the held-out prompts; not `again`: those of an earlier call where it made them."""
     prompts = folder / "offline" / f"evaluated_{arguments.held_out}.jsonl"
     if not prompts.exists():
         samples.write_rows(prompts, samples.read_rows(folder / "data" / "held_out.jsonl")[:arguments.held_out])
-    out = folder / "offline" / f"{name}.samples.jsonl"
-    out.unlink(missing_ok=True)
+    out = folder / "offline" / f"{name}_{arguments.held_out}.samples.jsonl"
+    if again:
+        out.unlink(missing_ok=True)
     return samples.sample(rollcall, model, prompts, out, seed, samples=4)
 
 
@@ -145,7 +146,7 @@ def recorded_figures(method, folder, seed, arguments):
         figures["pair_accuracy"] = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row][-1]
         return figures
     model = folder / method.name / "final"
-    start = sampled(folder / "sft" / "final", folder, "start", seed, arguments)
+    start = sampled(folder / "sft" / "final", folder, "start", seed, arguments, again=False)
     end = sampled(model, folder, method.name, seed + 2000, arguments)
     return {**figures, "accuracy_start": accuracy_of(start), "accuracy_end": accuracy_of(end),
             "win_rate": samples.win_rate(end, start), **margins(model, folder, method.name)}
