@@ -101,12 +101,10 @@ ONLINE += [
 # token, and both completions lose probability together; the chosen one's likelihood in the loss is what helps.
 RECORDED = [
     Recorded(name="rft", stage="sft", data="verified", lr=3e-4),
-    Recorded(name="dpo", prompts=320, epochs=6, preference="beta: 0.5, sft_weight: 1"),
-    Recorded(name="simpo", stage="simpo", prompts=320, epochs=6, preference="beta: 2, sft_weight: 1"),
-    Recorded(name="orpo", stage="orpo", epochs=3, lr=3e-4, preference="beta: 1"),
-    Recorded(name="kto", stage="kto", data="labelled", lr=3e-4, preference="beta: 0.1"),
-    Recorded(name="dpo_lora", prompts=320, epochs=6, lr=1e-3, preference="beta: 0.5, sft_weight: 1",
-             model=", lora: {r: 8, alpha: 16}"),
+    Recorded(name="dpo", prompts=1024, epochs=5, preference="beta: 0.5, sft_weight: 1"),
+    Recorded(name="simpo", stage="simpo", prompts=1024, epochs=5, preference="beta: 2, sft_weight: 1"),
+    Recorded(name="orpo", stage="orpo", prompts=1024, epochs=3, lr=3e-4, preference="beta: 1"),
+    Recorded(name="kto", stage="kto", data="labelled", epochs=2, preference="beta: 0.1"),
     Recorded(name="reward_model", stage="reward_model", prompts=1024, epochs=3, lr=1e-3),
     Recorded(name="cups_rft", task="cups", stage="sft", data="verified", epochs=2, lr=3e-4),
     Recorded(name="cups_dpo", task="cups", epochs=3, preference="beta: 0.1"),
