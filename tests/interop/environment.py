@@ -1,4 +1,4 @@
-"""A Python with transformers on the LibTorch that Rollcall itself runs on.
+"""A Python with transformers and peft on the LibTorch that Rollcall itself runs on.
 
 The torch wheel wants 4 GB of CUDA libraries before its Python module can be imported, although a CPU never calls into
 them. Each that is absent is replaced by an empty library of its name; with lazy binding (TORCH_USE_RTLD_GLOBAL) nobody
@@ -14,7 +14,9 @@ import subprocess
 
 # The versions that made the golden numbers, and what torch's Python files import.
 WHEELS = ("transformers==5.23.0", "safetensors==0.8.0", "numpy==2.4.6", "filelock", "fsspec", "jinja2", "networkx",
-          "sympy", "typing_extensions")
+          "sympy", "typing_extensions", "psutil", "pyyaml", "tqdm")
+# Without what they ask for beside these: a torch of their own.
+BARE_WHEELS = ("peft==0.21.2", "accelerate==1.15.0")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "rollcall"
 FOLDER = CACHE / "interop-venv"
 TORCH = pathlib.Path(os.environ["ROLLCALL_TORCH_ROOT"])
@@ -58,6 +60,8 @@ def _make():
     if not (FOLDER / "bin" / "pip").exists():
         _run("python3", "-m", "venv", FOLDER)
     _run(FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *WHEELS)
+    _run(FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+         *BARE_WHEELS)
     site, = FOLDER.glob("lib/python3*/site-packages")
     (site / "torch.pth").write_text(f"{TORCH.parent}\n")
     stubs = FOLDER / "stubs"
@@ -71,7 +75,7 @@ def _make():
 def prepare():
     """(python, environment variables); makes or renews the environment where it is not as wanted."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    stamp, wanted = FOLDER / "rollcall-wheels", " ".join([*WHEELS, str(TORCH)])
+    stamp, wanted = FOLDER / "rollcall-wheels", " ".join([*WHEELS, *BARE_WHEELS, str(TORCH)])
     with open(CACHE / "interop.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != wanted:
