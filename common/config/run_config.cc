@@ -203,7 +203,60 @@ void CheckReinforcement(const v1::RunConfig& config, Violations* found) {
   if (NeedsReferenceService(config)) CheckReference(config, found);
 }
 
-void CheckRun(const v1::RunConfig& config, Violations* found) {
+// Stage rlaif starts everything itself and hands the training stages what its steps made.
+void CheckRlaif(const v1::RunConfig& config, Role role, Violations* found) {
+  const v1::RlaifSection& rlaif = config.rlaif();
+  if (role == Role::kLearner) {
+    found->Add("stage", "rlaif is a chain of stages: `rollcall train` runs it");
+  }
+  if (rlaif.constitution().empty()) {
+    found->Add("rlaif.constitution", "is needed with stage rlaif: a YAML file of principles");
+  }
+  if (config.sampling().temperature() == 0) {
+    found->Add("sampling.temperature",
+               "must be > 0 with stage rlaif: greedy answers to a prompt are all the same");
+  }
+  for (const auto& [path, sampling] :
+       {std::pair("sampling", &config.sampling()),
+        std::pair("rlaif.feedback_sampling", &rlaif.feedback_sampling())}) {
+    if (sampling->min_tokens() > sampling->max_tokens()) {
+      found->Add(absl::StrCat(path, ".min_tokens"), "must be at most max_tokens (",
+                 sampling->max_tokens(), "), got ", sampling->min_tokens());
+    }
+  }
+  for (int i = 0; i < config.data().train_size(); ++i) {
+    if (!config.data().train(i).has_weight()) continue;
+    found->Add(absl::StrCat("data.train[", i, "].weight"),
+               "has no meaning with stage rlaif, which answers every prompt once");
+  }
+  if (!config.generator().addresses().empty()) {
+    found->Add("generator.addresses",
+               "must be empty with stage rlaif, which starts a generator "
+               "for each of its models");
+  }
+  if (!config.reference().model_path().empty()) {
+    found->Add("reference.model_path",
+               "must be empty with stage rlaif: the reference is the fine-tuned policy");
+  }
+  if (config.model().lora().r() > 0 || !config.model().lora().path().empty()) {
+    found->Add("model.lora",
+               "must be unset with stage rlaif: each stage of the chain starts from the "
+               "whole weights of the one before");
+  }
+  if (config.evaluation().every_steps() > 0) {
+    found->Add("evaluation.every_steps",
+               "must be 0 with stage rlaif, which evaluates before the first step, after the "
+               "fine-tuning and at the end");
+  }
+  if (!config.data().evaluation().empty()) {
+    CheckReward(config, Role::kRun, found);
+  } else if (!config.reward().verifiers().empty()) {
+    found->Add("reward.verifiers",
+               "score held-out prompts alone with stage rlaif: needs data.evaluation");
+  }
+}
+
+void CheckRun(const v1::RunConfig& config, Role role, Violations* found) {
   if (config.name().empty() || config.name().find('/') != std::string::npos ||
       config.name()[0] == '.') {
     found->Add("name",
@@ -227,6 +280,7 @@ void CheckRun(const v1::RunConfig& config, Violations* found) {
     CheckReward(config, Role::kRun, found);
   }
   if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
+  if (config.stage() == v1::STAGE_RLAIF) CheckRlaif(config, role, found);
 }
 
 void CheckSecurity(const v1::SecuritySection& security, Violations* found) {
@@ -294,7 +348,7 @@ std::vector<Violation> FindViolations(const v1::RunConfig& config, Role role) {
   switch (role) {
     case Role::kRun:
     case Role::kLearner:
-      CheckRun(config, &found);
+      CheckRun(config, role, &found);
       break;
     case Role::kGenerator:
       CheckGenerator(config, &found);
@@ -348,6 +402,10 @@ absl::StatusOr<v1::RunConfig> LoadRunConfig(const std::string& path,
   const std::vector<std::string_view> sections = RequiredSections(role);
   const LoadOptions options{.required_in = sections};
   ROLLCALL_RETURN_IF_ERROR(LoadYaml(path, sets, &config, options, &origins));
+  // The chain that ends in online learning ends in PPO unless the file says otherwise.
+  if (config.stage() == v1::STAGE_RLAIF && !origins.contains("algorithm.preset")) {
+    config.mutable_algorithm()->set_preset(v1::ALGORITHM_PRESET_PPO);
+  }
   ROLLCALL_RETURN_IF_ERROR(FillCells(origins, &config));
   std::vector<std::string> lines;
   for (const Violation& violation : FindViolations(config, role)) {

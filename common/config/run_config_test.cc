@@ -258,6 +258,41 @@ void CollectTypes(const google::protobuf::Descriptor* type,
   }
 }
 
+TEST(RunConfigTest, AChainStartsItsModelsItself) {
+  const auto load = [](std::vector<std::string> sets) {
+    sets.insert(sets.begin(), {"stage=rlaif", "model.path=m", "data.train=[{path: a}]"});
+    return LoadRunConfig("", sets);
+  };
+  EXPECT_THAT(load({}).status().message(),
+              HasSubstr("rlaif.constitution: is needed with stage rlaif"));
+  const std::string rules = "rlaif.constitution=rules.yaml";
+  const auto chain = load({rules});
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  EXPECT_EQ(chain->algorithm().preset(), v1::ALGORITHM_PRESET_PPO);
+  EXPECT_EQ(chain->algorithm().advantage_baseline(), v1::ADVANTAGE_BASELINE_CRITIC);
+  EXPECT_EQ(load({rules, "algorithm.preset=grpo"})->algorithm().preset(),
+            v1::ALGORITHM_PRESET_GRPO);
+  const std::pair<std::string, std::string> kRefused[] = {
+      {"sampling.temperature=0", "sampling.temperature: must be > 0 with stage rlaif"},
+      {"rlaif.feedback_sampling.min_tokens=1000",
+       "rlaif.feedback_sampling.min_tokens: must be at most max_tokens (256)"},
+      {"data.train[0].weight=1", "data.train[0].weight: has no meaning with stage rlaif"},
+      {"generator.addresses=['h:1']", "generator.addresses: must be empty with stage rlaif"},
+      {"reference.model_path=r", "reference.model_path: must be empty with stage rlaif"},
+      {"data.evaluation=[{path: b}]", "reward.verifiers: needs at least one verifier"},
+      {"reward.verifiers=[{name: v, length: {}}]",
+       "reward.verifiers: score held-out prompts alone with stage rlaif: needs data.evaluation"},
+      {"model.lora.r=8", "model.lora: must be unset with stage rlaif"},
+      {"evaluation.every_steps=5", "evaluation.every_steps: must be 0 with stage rlaif"}};
+  for (const auto& [set, message] : kRefused) {
+    EXPECT_THAT(load({rules, set}).status().message(), HasSubstr(message)) << set;
+  }
+  const std::vector<std::string> learner = {"stage=rlaif", "model.path=m", "data.train=[{path: a}]",
+                                            rules};
+  EXPECT_THAT(LoadRunConfig("", learner, Role::kLearner).status().message(),
+              HasSubstr("stage: rlaif is a chain of stages"));
+}
+
 TEST(RunConfigSchemaTest, EveryDefaultIsAValueWithinItsBoundsAndEveryFieldIsExplained) {
   std::set<const google::protobuf::Descriptor*> types;
   CollectTypes(v1::RunConfig::descriptor(), &types);

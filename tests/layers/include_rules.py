@@ -34,12 +34,13 @@ IMPURE_INCLUDE = re.compile(
 
 # Folders that may use other services' pure functions (no RPC, no threads): what each may include and link.
 # `rollcall verify` compares the services' own arithmetic, whole training steps too, with golden numbers; `rollcall eval`
-# reads prompts as the learner does, by the same code.
+# and the chain of stage rlaif read prompts as the learner does, by the same code.
 EXCEPTIONS = {
     "services/cli/verify/": (("services/generator/sampling/", "services/learner/algorithms/",
                               "services/learner/batching/", "services/learner/trainer/"),
                              ("generator_sampling", "learner_algorithms", "learner_trainer")),
     "services/cli/eval/": (("services/learner/data/",), ("learner_data",)),
+    "services/cli/rlaif/": (("services/learner/data/",), ("learner_data",)),
 }
 
 TORCH_INCLUDE = re.compile(r"^<(ATen|c10|torch|caffe2)/")

@@ -66,6 +66,12 @@ std::string ChartValues(const v1::RunConfig& config) {
 
 absl::Status Render(const std::string& path, const std::vector<std::string>& sets) {
   ROLLCALL_ASSIGN_OR_RETURN(const v1::RunConfig config, config::LoadRunConfig(path, sets));
+  if (config.stage() == v1::STAGE_RLAIF) {
+    return absl::InvalidArgumentError(
+        "stage rlaif is a chain of runs that `rollcall train` starts on one machine; its stages "
+        "can "
+        "be deployed by themselves, from the config.yaml in their folders");
+  }
   std::printf(
       "# Values of deploy/helm/rollcall for %s. Say where the model is (models.volume), then:\n"
       "#   helm install %s deploy/helm/rollcall -f this.yaml\n%s",

@@ -11,6 +11,7 @@
 #include "common/config/run_config.h"
 #include "services/cli/commands/commands.h"
 #include "services/cli/commands/reporting.h"
+#include "services/cli/rlaif/chain.h"
 #include "services/cli/train/session.h"
 
 namespace rollcall::cli {
@@ -40,11 +41,24 @@ absl::Status CheckAddresses(const v1::RunConfig& config) {
 absl::Status Train(const TrainFlags& flags) {
   ROLLCALL_ASSIGN_OR_RETURN(const v1::RunConfig config,
                             config::LoadRunConfig(flags.config, flags.sets));
+  const bool chain = config.stage() == v1::STAGE_RLAIF;
+  if (flags.connect && chain) {
+    return absl::InvalidArgumentError(
+        "--connect: stage rlaif starts a generator for each of its models itself");
+  }
   if (flags.connect) ROLLCALL_RETURN_IF_ERROR(CheckAddresses(config));
   Shutdown shutdown;
   ROLLCALL_ASSIGN_OR_RETURN(const SessionResult result,
-                            RunLocally(config, {.quiet = flags.quiet}, shutdown));
+                            chain ? RunChain(config, flags.quiet, shutdown)
+                                  : RunLocally(config, {.quiet = flags.quiet}, shutdown));
   if (flags.quiet) return absl::OkStatus();
+  if (chain) {
+    std::printf("%s %s\n",
+                result.interrupted ? "stopped; the same command goes on where it stopped, in"
+                                   : "done; model: final/, what was done: chain.json, in",
+                result.run_dir.c_str());
+    return absl::OkStatus();
+  }
   if (result.interrupted) {
     std::printf("stopped; the same command goes on from the checkpoint in %s\n",
                 result.run_dir.c_str());
@@ -72,6 +86,7 @@ void AddTrainCommand(CLI::App& app, int& exit_code) {
                     "Start only the learner, and drive the services at generator.addresses, "
                     "reward.address and reference.addresses");
   command->footer(
+      "Stage rlaif is a chain of steps, each gone on with where it stopped (docs/rlaif.md).\n"
       "The run folder is output_dir/name. A run folder with a checkpoint is gone on with "
       "(learner.checkpoint.resume).\n"
       "Ctrl-C finishes the step, saves a checkpoint and stops every service; a second one kills "

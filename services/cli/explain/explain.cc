@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "services/cli/explain/batch_arithmetic.h"
+#include "services/cli/explain/chain_text.h"
 #include "services/cli/explain/model_memory.h"
 #include "services/cli/explain/objective_text.h"
 #include "services/cli/explain/preset_changes.h"
@@ -49,13 +51,23 @@ void AppendLines(std::string& text, const std::string& title, const std::vector<
   for (const Line& line : lines) AppendLine(text, line.name, line.text);
 }
 
+// The most that any phase takes; models without one are all there at once.
+int64_t MostAtOnce(const std::vector<ModelMemory>& models) {
+  std::map<std::string, int64_t> phases;
+  int64_t most = 0;
+  for (const ModelMemory& model : models) {
+    most = std::max(most, phases[model.phase] += model.estimate.Total() * model.copies);
+  }
+  return most;
+}
+
 void AppendModels(std::string& text, const std::vector<ModelMemory>& models) {
   absl::StrAppend(&text, "\nmodels in memory\n");
-  int64_t total = 0;
   bool complete = true;
   for (const ModelMemory& model : models) {
     const std::string copies = model.copies > 1 ? absl::StrCat(model.copies, " × ") : "";
-    absl::StrAppend(&text, "  ", copies, model.name, "  (", model.path, ")\n");
+    absl::StrAppend(&text, "  ", model.phase, model.phase.empty() ? "" : ": ", copies, model.name,
+                    "  (", model.path, ")\n");
     if (!model.unknown.empty()) {
       absl::StrAppend(&text, "    unknown: ", model.unknown, "\n");
       complete = false;
@@ -67,9 +79,10 @@ void AppendModels(std::string& text, const std::vector<ModelMemory>& models) {
     }
     absl::StrAppend(&text, absl::StrFormat("    %-16s  %s\n", "together",
                                            inspect::HumanBytes(model.estimate.Total())));
-    total += model.estimate.Total() * model.copies;
   }
-  AppendLine(text, complete ? "all" : "all that is known", inspect::HumanBytes(total));
+  const bool phases = !models.empty() && !models.front().phase.empty();
+  AppendLine(text, absl::StrCat(phases ? "most at once" : "all", complete ? "" : " that is known"),
+             inspect::HumanBytes(MostAtOnce(models)));
 }
 
 Json ToJson(const std::vector<Line>& lines) {
@@ -95,6 +108,7 @@ Json ToJson(const BatchArithmetic& batch) {
 
 Json ToJson(const ModelMemory& model) {
   Json json = {{"name", model.name}, {"path", model.path}, {"copies", model.copies}};
+  if (!model.phase.empty()) json["phase"] = model.phase;
   if (!model.unknown.empty()) {
     json["unknown"] = model.unknown;
     return json;
@@ -113,6 +127,9 @@ Json ToJson(const ModelMemory& model) {
 Explanation Explain(const v1::RunConfig& config) {
   const auto model = ReadTrainedConfig(config);
   const ModelFacts facts = FactsOf(config, model);
+  if (config.stage() == v1::STAGE_RLAIF) {
+    return ExplainChain(config, facts, CountRows(config.data()));
+  }
   Explanation explanation{.name = config.name(),
                           .stage = LowerName(v1::Stage_Name(config.stage()), "STAGE_"),
                           .objective = DescribeObjective(config),
@@ -134,6 +151,7 @@ std::string FormatText(const Explanation& explanation) {
   std::string text = absl::StrCat(explanation.name, ": stage ", explanation.stage);
   if (!explanation.preset.empty()) absl::StrAppend(&text, ", preset ", explanation.preset);
   absl::StrAppend(&text, "\n");
+  AppendLines(text, "steps, one after the other", explanation.chain);
   AppendLines(text, absl::StrCat("cells that are not those of ", explanation.preset, "'s row"),
               explanation.changed);
   AppendLines(text, "objective, minimised", explanation.objective);
@@ -153,6 +171,7 @@ std::string FormatJson(const Explanation& explanation) {
   Json json = {{"name", explanation.name},
                {"stage", explanation.stage},
                {"preset", explanation.preset},
+               {"chain", ToJson(explanation.chain)},
                {"changed", ToJson(explanation.changed)},
                {"objective", ToJson(explanation.objective)},
                {"divided_by", ToJson(explanation.denominators)},

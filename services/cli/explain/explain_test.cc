@@ -249,6 +249,46 @@ TEST_F(ExplainTest, SaysHowMuchIsTrained) {
               HasSubstr("model.lora: target_modules: \"lm_head\" names lm_head, no linear layer"));
 }
 
+TEST_F(ExplainTest, CountsTheStepsOfAChain) {
+  ASSERT_EQ(WriteFileAtomically(folder_ + "/rules.yaml",
+                                "name: r\nprinciples: [{name: a, critique: '{answer}', revision: "
+                                "'{answer}', judgement: '{answer_a} {answer_b}'}]\n"),
+            absl::OkStatus());
+  ASSERT_EQ(WriteFileAtomically(folder_ + "/train.jsonl", "{}\n{}\n{}\n"), absl::OkStatus());
+  std::vector<std::string> sets = {"stage=rlaif",
+                                   "reward.verifiers=[]",
+                                   "model.path=" + folder_ + "/model",
+                                   "generator.kv_cache_bytes=8000000",
+                                   "rlaif.constitution=" + folder_ + "/rules.yaml",
+                                   "rlaif.train=reward_model",
+                                   "rlaif.revisions=2",
+                                   "rlaif.answers_per_prompt=3",
+                                   absl::StrCat("data.train=[{path: ", folder_, "/train.jsonl}]")};
+  const Explanation explanation = Explain(Load(sets));
+  std::vector<std::string> steps;
+  for (const Line& line : explanation.chain) steps.push_back(line.name);
+  EXPECT_THAT(steps, ElementsAre("1-answers", "2-revisions", "3-sft", "4-samples", "5-preferences",
+                                 "6-reward_model", "7-ppo"));
+  EXPECT_THAT(explanation.chain[1].text, HasSubstr("3 prompts × 2 rounds × 2 calls = 12"));
+  EXPECT_THAT(explanation.chain[4].text,
+              HasSubstr("3 prompts × 2 pairs × 1 principles × 2 orders = 12 calls"));
+  // The stages at work one after the other: never all models at once.
+  const std::string text = FormatText(explanation);
+  EXPECT_THAT(text,
+              AllOf(HasSubstr("steps, one after the other"), HasSubstr("7-ppo: learner: critic"),
+                    HasSubstr("3-sft: loss"), HasSubstr("most at once")));
+  int64_t ppo = 0;
+  for (const ModelMemory& model : explanation.models) {
+    EXPECT_EQ(model.unknown, "") << model.name;
+    if (model.phase == "7-ppo") ppo += model.estimate.Total() * model.copies;
+  }
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("most at once      ", inspect::HumanBytes(ppo))));
+  EXPECT_THAT(explanation.warnings, IsEmpty());
+
+  sets.push_back("rlaif.max_prompts=2");
+  EXPECT_THAT(Explain(Load(sets)).chain[0].text, HasSubstr("2 prompts once each"));
+}
+
 TEST_F(ExplainTest, WritesTheSameAsJson) {
   const auto json = nlohmann::json::parse(FormatJson(Explain(Load(
       {"model.path=" + folder_ + "/model", "sampling.top_p=0.5", "data.max_prompt_tokens=100"}))));

@@ -41,7 +41,8 @@ struct BatchArithmetic {
 
 // One model in one process, as many times as the run has it.
 struct ModelMemory {
-  std::string name;  // "generator", "critic"
+  std::string phase;  // of a chain: the step that has it in memory, "2-revisions"
+  std::string name;   // "generator", "critic"
   std::string path;
   uint32_t copies = 1;
   std::string unknown;  // why there is no estimate; empty: there is one
@@ -61,6 +62,7 @@ struct Explanation {
   std::string name;
   std::string stage;            // "rl"
   std::string preset;           // empty but for stage rl
+  std::vector<Line> chain;      // steps of stage rlaif
   std::vector<Line> changed;    // cells that are not the preset's
   std::vector<Line> objective;  // formulas with their numbers
   std::vector<Line> denominators;
