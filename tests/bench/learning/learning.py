@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,12 @@ def figures_of(rows):
     }
 
 
+def optimizer_bytes(run):
+    """Of the policy, as its learner logged it."""
+    found = re.findall(r"optimizer_bytes=(\d+)", (run / "logs" / "learner.log").read_text())
+    return int(found[-1]) if found else None
+
+
 def accuracy_of(rows):
     right = [is_right for row in rows for _, is_right, _ in row["texts"]]
     return sum(right) / len(right)
@@ -137,15 +144,15 @@ def recorded_figures(method, folder, seed, arguments):
     """What a finished run of a recorded stage is worth."""
     rows = metrics(folder / method.name)
     trained = [row for row in rows if "loss" in row]
-    figures = {"seconds": round(sum(row["time/step_seconds"] for row in trained), 1), "steps": trained[-1]["step"],
-               "optimizer_bytes": trained[-1].get("optimizer_bytes")}
+    figures = {"seconds": round(sum(row["time/step_seconds"] for row in trained), 1), "steps": trained[-1]["step"]}
     begin = trained[0]["time"] - trained[0]["time/step_seconds"]
     share = next((key for key in ("pair_accuracy", "accuracy") if key in trained[0]), None)
     figures["curve"] = [(round(row["time"] - begin, 2), row[share]) for row in trained if share in row]
     if method.rewards:
         figures["pair_accuracy"] = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row][-1]
         return figures
-    model = folder / method.name / "final"
+    merged = folder / method.name / "final_merged"
+    model = merged if merged.exists() else folder / method.name / "final"
     start = sampled(folder / "sft" / "final", folder, "start", seed, arguments, again=False)
     end = sampled(model, folder, method.name, seed + 2000, arguments)
     return {**figures, "accuracy_start": accuracy_of(start), "accuracy_end": accuracy_of(end),
@@ -189,7 +196,7 @@ def run_method(method, folder, seed, arguments):
     figures = (figures_of(metrics(folder / method.name)) if method.online else
                recorded_figures(method, folder, seed, arguments))
     row = {"key": hashlib.sha256(text.encode()).hexdigest()[:16], "method": method.name, "seed": seed,
-           "online": method.online, "resumed": resumed, **figures}
+           "online": method.online, "resumed": resumed, "optimizer_bytes": optimizer_bytes(folder / method.name), **figures}
     partial = folder / f"{method.name}.result.partial"
     partial.write_text(json.dumps(row))
     partial.replace(folder / f"{method.name}.result.json")

@@ -53,6 +53,16 @@ def _seconds(entry):
     return f"{of['mean']:.0f} ({of['max']:.0f})" if of else "interrupted"
 
 
+def _bytes(of):
+    return f"{of['max']:,}" if of else ""
+
+
+def _of(whole, entry, figure, write):
+    """The figure of the method that trains all parameters."""
+    other = whole.get(entry["method"].removesuffix("_lora"), {})
+    return write(other[figure]) if figure in other else ""
+
+
 def _table(head, rows):
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
@@ -86,6 +96,14 @@ def as_markdown(table, missing):
                                "training s: mean (most)"],
                               [[f"`{e['method']}`", str(len(e["seeds"])), str(e["steps"]), _range(e["pair_accuracy"]),
                                 _seconds(e)] for e in rewards])]
+    adapters = [entry for entry in table if entry["method"].endswith("_lora")]
+    whole = {entry["method"]: entry for entry in table}
+    if adapters:
+        lines += ["", *_table(["low-rank adapter", "held-out accuracy", "all parameters: accuracy", "optimizer bytes",
+                               "all parameters: bytes"],
+                              [[f"`{e['method']}`", _percent(e["accuracy_end"]), _of(whole, e, "accuracy_end", _percent),
+                                _bytes(e.get("optimizer_bytes")), _of(whole, e, "optimizer_bytes", _bytes)]
+                               for e in adapters])]
     if missing:
         lines += ["", *(f"No result of `{method}`: {reason}" for method, reason in missing.items())]
     return "\n".join(lines).strip() + "\n"
