@@ -111,7 +111,8 @@ RECORDED = [
     Recorded(name="dpo", prompts=1024, epochs=5, preference="beta: 0.5, sft_weight: 1"),
     Recorded(name="simpo", stage="simpo", prompts=1024, epochs=5, preference="beta: 2, sft_weight: 1"),
     Recorded(name="orpo", stage="orpo", prompts=1024, epochs=3, lr=3e-4, preference="beta: 1"),
-    Recorded(name="kto", stage="kto", data="labelled", epochs=2, preference="beta: 0.1"),
+    # At beta 0.1 wrong completions are pushed away by 25 nats before the loss lets go of them, and right ones with them.
+    Recorded(name="kto", stage="kto", data="labelled", preference="beta: 0.5"),
     Recorded(name="dpo_lora", prompts=1024, epochs=5, lr=1e-3, preference="beta: 0.5, sft_weight: 1", model=LORA),
     Recorded(name="reward_model", stage="reward_model", prompts=1024, epochs=3, lr=1e-3),
     Recorded(name="cups_rft", task="cups", stage="sft", data="verified", epochs=2, lr=3e-4),
