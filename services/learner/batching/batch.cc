@@ -76,7 +76,35 @@ absl::Status CheckSequence(const TrainSequence& sequence, const BatchRequirement
     return status;
   }
   return CheckLogprobs(sequence, sequence.reference_logprobs, "reference_logprobs",
-                       requirements.rollouts && requirements.reference_logprobs);
+                       requirements.reference_logprobs);
+}
+
+absl::Status CheckTwos(const TrainBatch& batch) {
+  if (batch.sequences.size() % 2 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("batch: sequences come in twos, got ",
+                                                   batch.sequences.size()));
+  }
+  for (const TrainSequence& sequence : batch.sequences) {
+    const std::vector<uint8_t>& only = sequence.likelihood_only;
+    if (!only.empty() && only.size() != sequence.token_ids.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(Name(sequence), ": likelihood_only has ",
+                                                     only.size(), " entries for ",
+                                                     sequence.token_ids.size(), " tokens"));
+    }
+    bool compared = false;
+    for (size_t t = 0; t < sequence.loss_mask.size() && !compared; ++t) {
+      compared = sequence.loss_mask[t] != 0 && (only.empty() || only[t] == 0);
+    }
+    if (!compared) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(sequence), ": has no completion: none of its tokens is compared"));
+    }
+    if (!(sequence.preference >= 0 && sequence.preference <= 1)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Name(sequence), ": preference must be 0 to 1, got ", sequence.preference));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckOrder(const TrainBatch& batch) {
@@ -121,7 +149,7 @@ absl::Status CheckBatch(const TrainBatch& batch, const BatchRequirements& requir
   for (const TrainSequence& sequence : batch.sequences) {
     if (absl::Status status = CheckSequence(sequence, requirements); !status.ok()) return status;
   }
-  return absl::OkStatus();
+  return requirements.twos ? CheckTwos(batch) : absl::OkStatus();
 }
 
 }  // namespace rollcall::learner

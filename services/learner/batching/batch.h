@@ -38,6 +38,12 @@ struct TrainSequence {
   bool on_policy = false;
   // By how much a pair's chosen sequence is to win; stage reward_model only.
   double margin = 0;
+  // Of a pair's chosen sequence: the probability that it is the better one, 0.5 to 1. Of a labelled
+  // completion (kto): 1 where it is desirable, 0 where it is not.
+  double preference = 1;
+  // 1 where a token in the loss belongs to the likelihood term of a preference loss alone, such as a
+  // taught prompt; empty: nowhere.
+  std::vector<uint8_t> likelihood_only;
   // Whether the completion was cut off by a length limit instead of ending by itself.
   bool truncated = false;
 };
@@ -46,7 +52,7 @@ struct TrainSequence {
 // anything numeric happens, so the order in which completions arrived never shows.
 struct TrainBatch {
   std::vector<TrainSequence> sequences;
-  // Group ids in order, each once; empty for supervised data.
+  // Group ids in order, each once; empty for recorded data.
   std::vector<uint64_t> group_ids;
   // Rollout-side values for the step's metrics (reward/mean, length/mean, …).
   std::map<std::string, double> metrics;
@@ -60,6 +66,9 @@ struct BatchRequirements {
   bool rollouts = false;
   // Log-probs of the reference model.
   bool reference_logprobs = false;
+  // Sequences come in twos, a pair or a labelled completion and its mismatched one, each with a
+  // token in the loss that is not likelihood_only.
+  bool twos = false;
 };
 
 // Puts sequences and group ids into the order of (group_id, sample_index). Stable; supervised

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
@@ -18,6 +21,22 @@ v1::DataSection Side(const v1::DataSection& data, const std::string& column) {
   v1::DataSection side = data;
   side.set_completion_column(column);
   return side;
+}
+
+struct Range {
+  double low = 0, high = 0;
+};
+constexpr Range kAnyNumber = {std::numeric_limits<double>::lowest(),
+                              std::numeric_limits<double>::max()};
+
+absl::StatusOr<double> NumberIn(const RowPlace& place, const nlohmann::json& row,
+                                const std::string& column, const char* expected, Range range) {
+  const nlohmann::json* value = FindColumn(row, column);
+  const double number =
+      value != nullptr && value->is_number() ? value->get<double>() : std::nan("");
+  // Neither holds for a NaN.
+  if (number >= range.low && number <= range.high) return number;
+  return place.WrongColumn(column, expected, value == nullptr ? nlohmann::json() : *value);
 }
 
 class PreferenceReader {
@@ -39,13 +58,25 @@ class PreferenceReader {
     PreferencePair pair;
     ROLLCALL_ASSIGN_OR_RETURN(pair.chosen, chosen_.Read(place, row));
     ROLLCALL_ASSIGN_OR_RETURN(pair.rejected, rejected_.Read(place, row));
-    if (data_.margin_column().empty()) return pair;
-    const nlohmann::json* margin = FindColumn(row, data_.margin_column());
-    if (margin == nullptr || !margin->is_number() || !std::isfinite(margin->get<double>())) {
-      return place.WrongColumn(data_.margin_column(), "a number",
-                               margin == nullptr ? nlohmann::json() : *margin);
+    if (pair.chosen.token_ids == pair.rejected.token_ids) {
+      return place.Error(absl::StrCat(
+          "columns \"", data_.chosen_column(), "\" and \"", data_.rejected_column(),
+          "\" are the same completion, so neither is preferred; take the row out, or set "
+          "data.on_bad_row: skip"));
     }
-    pair.margin = margin->get<double>();
+    if (!data_.margin_column().empty()) {
+      ROLLCALL_ASSIGN_OR_RETURN(
+          pair.margin, NumberIn(place, row, data_.margin_column(), "a number", kAnyNumber));
+    }
+    if (!data_.preference_column().empty()) {
+      ROLLCALL_ASSIGN_OR_RETURN(pair.preference,
+                                NumberIn(place, row, data_.preference_column(),
+                                         "a probability, 0 to 1", {.low = 0, .high = 1}));
+      if (pair.preference < 0.5) {
+        std::swap(pair.chosen, pair.rejected);
+        pair.preference = 1 - pair.preference;
+      }
+    }
     return pair;
   }
 
@@ -101,6 +132,7 @@ TrainBatch BatchOfPairs(const std::vector<const PreferencePair*>& pairs) {
       sequence.token_ids = side->token_ids;
       sequence.loss_mask = side->loss_mask;
       sequence.margin = pairs[i]->margin;
+      sequence.preference = pairs[i]->preference;
       tokens += static_cast<double>(side->token_ids.size());
     }
   }

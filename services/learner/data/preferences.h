@@ -23,6 +23,8 @@ struct PreferencePair {
   MaskedTokens rejected;
   // By how much, in the reward's units; 0 where the row does not say.
   double margin = 0;
+  // How probable it is that `chosen` is the better one, 0.5 to 1.
+  double preference = 1;
 };
 
 // Preferences, tokenised, in the order of their files.
@@ -35,15 +37,18 @@ struct PreferenceSet {
 
 // Reads pairs. A row has data.prompt_column, data.chosen_column and data.rejected_column, strings or
 // lists of messages, each of the two encoded as LoadDemonstrations encodes a completion; with
-// data.margin_column set it has that number, too. Errors and bounds on lengths are those of
+// data.margin_column set it has that number, too. With data.preference_column set it has the
+// probability that its chosen completion is the better one; below one half the two change places,
+// so that `chosen` is always the likelier one. Two completions of the same tokens are an error, for
+// neither is preferred. Errors and bounds on lengths are those of
 // LoadDemonstrations, for both completions; truncating drops the same beginning of the prompt from
 // both.
 absl::StatusOr<PreferenceSet> LoadPreferences(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);
 
-// The pairs as a batch that the trainer takes in stage reward_model: 2 * i is a pair's chosen
-// sequence, 2 * i + 1 its rejected one.
+// The pairs as a batch that the trainer takes in stages reward_model, dpo, simpo and orpo: 2 * i is
+// a pair's chosen sequence, 2 * i + 1 its rejected one.
 TrainBatch BatchOfPairs(const std::vector<const PreferencePair*>& pairs);
 
 // Batches of pairs: that of step s is a pure function of pairs, seed and s. Endless; never blocks.

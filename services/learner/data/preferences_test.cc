@@ -78,6 +78,51 @@ TEST_F(PreferencesTest, RefusesRowsThatAreNoPairs) {
   EXPECT_THAT(ErrorOf(data), HasSubstr("\"missing\""));
 }
 
+TEST_F(PreferencesTest, ASoftLabelPutsTheLikelierCompletionFirst) {
+  v1::DataSection data = Data(
+      "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"p\": 0.75}\n"
+      "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"p\": 0.25}\n"
+      "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"p\": 1}\n");
+  EXPECT_EQ(Load(data)->pairs[1].preference, 1);  // the column is not asked for
+  data.set_preference_column("p");
+  const auto set = Load(data);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->pairs[0].preference, 0.75);
+  EXPECT_THAT(set->pairs[0].chosen.token_ids, ElementsAreArray(Ids("ab$")));
+  EXPECT_EQ(set->pairs[1].preference, 0.75);
+  EXPECT_THAT(set->pairs[1].chosen.token_ids, ElementsAreArray(Ids("ac$")));
+  EXPECT_EQ(set->pairs[2].preference, 1);
+  const TrainBatch batch = BatchOfPairs({&set->pairs[1]});
+  EXPECT_EQ(batch.sequences[0].preference, 0.75);
+  for (const char* wrong : {"1.5", "-0.1", "null", "\"0.5\""}) {
+    v1::DataSection bad =
+        Data(R"({"prompt": "a", "chosen": "b", "rejected": "c", "p": )" + std::string(wrong) + "}");
+    bad.set_preference_column("p");
+    EXPECT_THAT(ErrorOf(bad), HasSubstr("pairs.jsonl:1: column \"p\": expected a probability"));
+  }
+}
+
+TEST_F(PreferencesTest, EqualCompletionsPreferNothing) {
+  const std::string rows = std::string(kTwo) +
+                           "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
+  v1::DataSection data = Data(rows);
+  EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:3: columns \"chosen\" and \"rejected\""));
+  data.set_on_bad_row(v1::BAD_ROW_SKIP);
+  const auto set = Load(data);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->pairs.size(), 2u);
+  EXPECT_EQ(set->left_out.unreadable, 1u);
+}
+
+TEST_F(PreferencesTest, AnEmptyCompletionIsItsEnd) {
+  v1::DataSection data = Data(R"({"prompt": "a", "chosen": "", "rejected": "b"})");
+  const auto set = Load(data);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_THAT(set->pairs[0].chosen.token_ids, ElementsAreArray(Ids("a$")));
+  data.set_append_eos(false);
+  EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:1: expected a completion"));
+}
+
 TEST_F(PreferencesTest, BoundsHoldForBothAndTruncatingKeepsThePromptsAlike) {
   v1::DataSection data = Data(kTwo);
   data.set_max_prompt_tokens(2);
