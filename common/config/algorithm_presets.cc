@@ -310,6 +310,7 @@ bool AsksReference(const v1::AlgorithmSection& algorithm) {
 }
 
 bool NeedsReferenceService(const v1::RunConfig& config) {
+  if (config.stage() == v1::STAGE_DPO || config.stage() == v1::STAGE_KTO) return true;
   return config.stage() == v1::STAGE_RL && AsksReference(config.algorithm()) &&
          config.algorithm().reference_refresh_steps() == 0;
 }

@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 #include "common/config/algorithm_presets.h"
 #include "common/config/field_rules.h"
+#include "common/config/preference_rules.h"
 #include "common/config/yaml.h"
 
 namespace rollcall::config {
@@ -281,6 +282,12 @@ void CheckRun(const v1::RunConfig& config, Role role, Violations* found) {
   }
   if (config.stage() == v1::STAGE_RL) CheckReinforcement(config, found);
   if (config.stage() == v1::STAGE_RLAIF) CheckRlaif(config, role, found);
+  if (config.stage() != v1::STAGE_RL && NeedsReferenceService(config)) {
+    CheckReference(config, found);
+  }
+  for (Violation& violation : FindPreferenceViolations(config)) {
+    found->Add(std::move(violation.field), violation.message);
+  }
 }
 
 void CheckSecurity(const v1::SecuritySection& security, Violations* found) {
@@ -407,6 +414,7 @@ absl::StatusOr<v1::RunConfig> LoadRunConfig(const std::string& path,
     config.mutable_algorithm()->set_preset(v1::ALGORITHM_PRESET_PPO);
   }
   ROLLCALL_RETURN_IF_ERROR(FillCells(origins, &config));
+  FillPreferenceCells(origins.count("preference.mean_log_prob") != 0, &config);
   std::vector<std::string> lines;
   for (const Violation& violation : FindViolations(config, role)) {
     const auto origin = origins.find(violation.field);

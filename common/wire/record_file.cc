@@ -90,6 +90,14 @@ absl::StatusOr<std::optional<std::string>> RecordReader::ReadRecord() {
   return std::optional<std::string>(std::move(payload));
 }
 
+absl::StatusOr<std::string> RecordReader::RecordAt(uint64_t offset) {
+  offset_ = offset;
+  torn_offset_.reset();
+  ROLLCALL_ASSIGN_OR_RETURN(std::optional<std::string> record, ReadRecord());
+  if (record.has_value()) return *std::move(record);
+  return absl::DataLossError(absl::StrCat(path_, ": no whole record at offset ", offset));
+}
+
 absl::StatusOr<std::string> RecordReader::ReadAt(uint64_t offset, size_t size) const {
   // What a damaged header announces may be far more than there is: allocate no more than the file
   // holds.

@@ -76,6 +76,10 @@ class RecordReader {
   // writer has appended since. DATA_LOSS: corruption at offset(); nothing beyond can be read.
   absl::StatusOr<std::optional<std::string>> Next();
 
+  // The record that starts at `offset`, as an earlier offset() said; Next() goes on behind it.
+  // DATA_LOSS: there is no whole record there any more.
+  absl::StatusOr<std::string> RecordAt(uint64_t offset);
+
   // Where the record that Next() will read starts.
   uint64_t offset() const { return offset_; }
   // Set by a Next() that found a torn tail (or a record still being written): where it starts.

@@ -9,6 +9,7 @@
 #include "common/base/file.h"
 #include "common/base/logging.h"
 #include "common/base/status.h"
+#include "common/config/algorithm_presets.h"
 #include "common/config/run_config.h"
 #include "common/config/yaml.h"
 #include "common/model/identity.h"
@@ -45,9 +46,14 @@ absl::Status Learner::Run() {
   control_->OnInterrupt([this](const absl::Status& status) {
     absl::MutexLock lock(&mutex_);
     if (stack_ != nullptr) stack_->Interrupt(status);
+    if (references_ != nullptr) references_->Interrupt(status);
   });
   absl::Status status = LoadModelAndState();
   if (status.ok()) status = OpenRun();
+  if (status.ok()) status = ReadData();
+  if (status.ok() && config_.stage() != v1::STAGE_RL && config::NeedsReferenceService(config_)) {
+    status = StartReferences();
+  }
   if (status.ok()) status = StartRollouts();
   if (status.ok()) {
     status = config_.stage() == v1::STAGE_EVAL ? EvaluateOnly() : Train();
@@ -55,6 +61,7 @@ absl::Status Learner::Run() {
   // A stop that came while services were awaited or prompts evaluated is no failure.
   if (absl::IsCancelled(status) && control_->stop_requested()) status = absl::OkStatus();
   if (stack_ != nullptr) stack_->Stop();
+  if (references_ != nullptr) references_->Interrupt(absl::CancelledError("the run is over"));
   if (ledger_ != nullptr) status.Update(ledger_->Flush());
   if (coordinator_ != nullptr) control_->SetCounts(coordinator_->counts());
   control_->End(status);
@@ -157,14 +164,6 @@ CoordinatorOptions Learner::WhereToStart() const {
 
 absl::Status Learner::StartRollouts() {
   const auto context = static_cast<uint32_t>(trainer_->decoder().config().max_position_embeddings);
-  ROLLCALL_ASSIGN_OR_RETURN(data_, LoadTrainingData(config_, *tokenizer_, context));
-  metrics_->SetDataCounts(data_.counts);
-  control_->SetDataCounts(data_.counts);
-  LogInfo("data read", {{"rows_used", data_.counts.used()},
-                        {"skipped", data_.counts.skipped()},
-                        {"dropped", data_.counts.dropped()},
-                        {"truncated", data_.counts.truncated()}});
-  source_ = data_.recorded.get();
   const bool rl = config_.stage() == v1::STAGE_RL;
   // Supervised training evaluates where it is told of the services that this takes.
   const bool services =
@@ -261,8 +260,9 @@ absl::Status Learner::Evaluate(StepValues& values) {
   evaluation_["time/evaluation_seconds"] = absl::ToDoubleSeconds(absl::Now() - start);
   evaluated_step_ = step;
   values.insert(evaluation_.begin(), evaluation_.end());
+  const char* figure = data_.held_out_pairs ? "eval/margin" : "eval/reward/mean";
   LogInfo("evaluated", {{"step", step},
-                        {"reward", ValueOf(evaluation_, "eval/reward/mean")},
+                        {data_.held_out_pairs ? "margin" : "reward", ValueOf(evaluation_, figure)},
                         {"accuracy", ValueOf(evaluation_, "eval/accuracy")},
                         {"seconds", absl::Now() - start}});
   return absl::OkStatus();
@@ -295,7 +295,10 @@ absl::Status Learner::Train() {
 
 absl::StatusOr<bool> Learner::Step(uint64_t step) {
   control_->SetPhase(v1::LEARNER_PHASE_TRAINING,
-                     coordinator_ != nullptr ? absl::StrCat("the rollouts of step ", step) : "");
+                     coordinator_ != nullptr ? absl::StrCat("the rollouts of step ", step)
+                     : references_ != nullptr
+                         ? absl::StrCat("the reference's log-probs of step ", step)
+                         : "");
   const absl::Time start = absl::Now();
   absl::StatusOr<TrainBatch> batch = source_->Next(step);
   if (!batch.ok()) {

@@ -18,6 +18,7 @@
 #include "services/learner/batching/batch.h"
 #include "services/learner/learner_metrics.h"
 #include "services/learner/metrics_log.h"
+#include "services/learner/reference_stack.h"
 #include "services/learner/rollout/ledger.h"
 #include "services/learner/rollout_stack.h"
 #include "services/learner/run_control.h"
@@ -32,8 +33,8 @@ namespace rollcall::learner {
 // One run, from its first line to its last: resumes or starts, opens a lineage, and steps until it
 // is done, stopped or failed. A step is: the batch (rollouts or demonstrations), one training step,
 // the new version to every generator, an evaluation where one is due, one line of figures, a
-// checkpoint where one is due. Stages rl, sft and eval differ in the source of batches and in what
-// they need of the other services.
+// checkpoint where one is due. The stages differ in the source of batches and in what they need of
+// the other services.
 //
 // The run folder holds
 //   config.yaml  lineage  metrics.jsonl  rollouts/lineage-NNNNNN.rec  checkpoints/step-NNNNNNNN/
@@ -61,6 +62,9 @@ class Learner {
   void ReportTrained() const;
   absl::Status OpenRun();
   absl::Status StartRollouts();
+  absl::Status ReadData();
+  // Stages dpo and kto: finds the references and completes the held-out rows.
+  absl::Status StartReferences();
   CoordinatorOptions WhereToStart() const;
   // Opens this lineage's rollout file; finds out which groups of earlier ones need not be made again.
   absl::Status OpenLedger(const v1::PolicyVersion& version, CoordinatorOptions& options);
@@ -103,9 +107,10 @@ class Learner {
   std::unique_ptr<Ledger> ledger_;
   TrainingData data_;
 
-  absl::Mutex
-      mutex_;  // the pointer below, between the training thread that sets it and OnInterrupt
+  // The pointers below, between the training thread that sets them and OnInterrupt.
+  absl::Mutex mutex_;
   std::unique_ptr<RolloutStack> stack_;
+  std::unique_ptr<ReferenceStack> references_;
   BatchSource* source_ = nullptr;
   RolloutCoordinator* coordinator_ = nullptr;
   Evaluator* evaluator_ = nullptr;

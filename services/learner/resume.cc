@@ -24,6 +24,7 @@ v1::RunConfig TrainingConfig(const v1::RunConfig& config) {
   const std::string reference_model = config.reference().model_path();
   kept.mutable_reference()->Clear();
   kept.mutable_reference()->set_model_path(reference_model);
+  kept.mutable_preference()->clear_reference_cache();
   v1::LearnerSection* learner = kept.mutable_learner();
   learner->clear_listen();
   learner->clear_metrics_listen();

@@ -11,33 +11,10 @@
 #include "common/rpc/channel.h"
 #include "common/rpc/status_conversion.h"
 #include "rollcall/v1/verifier.grpc.pb.h"
+#include "services/learner/service_wait.h"
 
 namespace rollcall::learner {
 namespace {
-
-// How often a wait for a service looks whether the run is being stopped.
-constexpr absl::Duration kLookAround = absl::Milliseconds(500);
-
-// Repeats `call`, which has a context with a short deadline that waits for the connection, until it
-// is OK, fails for a lasting reason, the deadline has passed or the run is interrupted.
-absl::Status AwaitAnswer(const std::string& who, absl::Time deadline, const RunControl& control,
-                         const std::function<grpc::Status(grpc::ClientContext&)>& call) {
-  while (true) {
-    if (control.interrupted()) {
-      return control.failure().ok() ? absl::CancelledError("stopped") : control.failure();
-    }
-    grpc::ClientContext context;
-    context.set_wait_for_ready(true);
-    context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + kLookAround)));
-    const absl::Status status = rpc::FromGrpc(call(context));
-    if (status.ok()) return status;
-    if (!IsRetryable(status)) return Annotate(status, who);
-    if (absl::Now() >= deadline) {
-      return absl::DeadlineExceededError(absl::StrCat(
-          who, " did not answer within rpc.connect_timeout: ", std::string(status.message())));
-    }
-  }
-}
 
 absl::Status CheckAddresses(const v1::RunConfig& config, bool with_reward, bool with_reference) {
   if (config.generator().addresses().empty()) {
@@ -189,32 +166,16 @@ absl::Status RolloutStack::AwaitReward(absl::Time deadline) {
 
 absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline,
                                           std::string* manifest_hash) {
-  const std::string who = absl::StrCat("the reference at ", services_.reference_addresses[index]);
-  control_->SetPhase(v1::LEARNER_PHASE_WAITING, who);
-  const auto stub = v1::LogProb::NewStub(services_.references[index]);
-  v1::ModelDescription description;
-  ROLLCALL_RETURN_IF_ERROR(AwaitAnswer(who, deadline, *control_, [&](grpc::ClientContext& context) {
-    return stub->Describe(&context, v1::DescribeModelRequest(), &description);
-  }));
-  const std::string& tokenizer = identity_.version.tokenizer_hash;
-  const bool known = !description.tokenizer_hash().empty() && !tokenizer.empty();
-  const bool same = known && description.tokenizer_hash() == tokenizer;
-  // Models of one family may pad the vocabulary of their one tokenizer differently.
-  if (description.vocab_size() != identity_.vocab_size &&
-      !(same && description.vocab_size() > identity_.vocab_size)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(who, " has a vocabulary of ", description.vocab_size(), ", the policy one of ",
-                     identity_.vocab_size));
-  }
-  if (known && !same) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(who,
-                     " has another tokenizer than the policy: its log-probs would be of "
-                     "other texts"));
-  }
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const v1::ModelDescription description,
+      learner::AwaitReference(
+          {.address = services_.reference_addresses[index], .channel = services_.references[index]},
+          {.vocab_size = identity_.vocab_size, .tokenizer_hash = identity_.version.tokenizer_hash},
+          deadline, control_));
   if (!manifest_hash->empty() && *manifest_hash != description.manifest_hash()) {
     return absl::FailedPreconditionError(
-        absl::StrCat(who, " holds other weights than ", services_.reference_addresses.front()));
+        absl::StrCat("the reference at ", services_.reference_addresses[index],
+                     " holds other weights than ", services_.reference_addresses.front()));
   }
   *manifest_hash = description.manifest_hash();
   return absl::OkStatus();
@@ -223,7 +184,8 @@ absl::Status RolloutStack::AwaitReference(size_t index, absl::Time deadline,
 absl::Status RolloutStack::AwaitGenerators(absl::Time deadline) {
   const std::optional<v1::PolicyVersion> version = versions_.Current();
   if (!version) return absl::InternalError("no version was published");
-  while (!pool_->AwaitServing(version->step(), std::min(deadline, absl::Now() + kLookAround))) {
+  while (
+      !pool_->AwaitServing(version->step(), std::min(deadline, absl::Now() + kServiceLookAround))) {
     const std::string missing = pool_->DescribeMissing(version->step());
     control_->SetPhase(v1::LEARNER_PHASE_WAITING, absl::StrCat("a generator: ", missing));
     if (control_->interrupted()) {

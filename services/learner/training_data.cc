@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/config/preference_rules.h"
 #include "services/learner/data/demonstrations.h"
+#include "services/learner/data/labelled_completions.h"
 #include "services/learner/data/preferences.h"
 #include "services/learner/data/prompt_set.h"
 
@@ -34,10 +36,22 @@ absl::StatusOr<std::vector<v1::PromptRow>> EvaluationPrompts(const v1::RunConfig
   return prompts;
 }
 
+// The first evaluation.max_prompts of the held-out rows.
+template <typename Row>
+std::vector<const Row*> HeldOut(const v1::RunConfig& config, const std::vector<Row>& rows) {
+  std::vector<const Row*> kept;
+  const uint32_t limit = config.evaluation().max_prompts();
+  for (const Row& row : rows) {
+    if (limit == 0 || kept.size() < limit) kept.push_back(&row);
+  }
+  return kept;
+}
+
 absl::Status ReadPairs(const v1::RunConfig& config, const text::Tokenizer& tokenizer,
                        uint32_t context_length, TrainingData& data) {
   ROLLCALL_ASSIGN_OR_RETURN(PreferenceSet set, LoadPreferences(config.data(), config.data().train(),
                                                                tokenizer, context_length));
+  Count(set.pairs.size(), set.left_out, data.counts);
   data.recorded = std::make_unique<PreferenceSource>(
       std::make_shared<const PreferenceSet>(std::move(set)), config.seed(), config.data().shuffle(),
       config.learner().prompts_per_step());
@@ -45,12 +59,26 @@ absl::Status ReadPairs(const v1::RunConfig& config, const text::Tokenizer& token
   ROLLCALL_ASSIGN_OR_RETURN(
       const PreferenceSet held_out,
       LoadPreferences(config.data(), config.data().evaluation(), tokenizer, context_length));
-  std::vector<const PreferencePair*> pairs;
-  const uint32_t limit = config.evaluation().max_prompts();
-  for (const PreferencePair& pair : held_out.pairs) {
-    if (limit == 0 || pairs.size() < limit) pairs.push_back(&pair);
-  }
-  data.held_out_pairs = BatchOfPairs(pairs);
+  Count(held_out.pairs.size(), held_out.left_out, data.counts);
+  data.held_out_pairs = BatchOfPairs(HeldOut(config, held_out.pairs));
+  return absl::OkStatus();
+}
+
+absl::Status ReadLabelled(const v1::RunConfig& config, const text::Tokenizer& tokenizer,
+                          uint32_t context_length, TrainingData& data) {
+  ROLLCALL_ASSIGN_OR_RETURN(
+      LabelledSet set,
+      LoadLabelledCompletions(config.data(), config.data().train(), tokenizer, context_length));
+  Count(set.rows.size(), set.left_out, data.counts);
+  data.recorded = std::make_unique<LabelledSource>(
+      std::make_shared<const LabelledSet>(std::move(set)), config.seed(), config.data().shuffle(),
+      config.learner().prompts_per_step(), context_length);
+  if (config.data().evaluation().empty()) return absl::OkStatus();
+  ROLLCALL_ASSIGN_OR_RETURN(const LabelledSet held_out,
+                            LoadLabelledCompletions(config.data(), config.data().evaluation(),
+                                                    tokenizer, context_length));
+  Count(held_out.rows.size(), held_out.left_out, data.counts);
+  data.held_out_pairs = BatchOfLabelled(HeldOut(config, held_out.rows), context_length);
   return absl::OkStatus();
 }
 
@@ -61,8 +89,12 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
                                               uint32_t context_length) {
   TrainingData data;
   const bool shuffle = config.data().shuffle();
-  if (config.stage() == v1::STAGE_REWARD_MODEL) {
+  if (config::ReadsPairs(config.stage())) {
     ROLLCALL_RETURN_IF_ERROR(ReadPairs(config, tokenizer, context_length, data));
+    return data;
+  }
+  if (config.stage() == v1::STAGE_KTO) {
+    ROLLCALL_RETURN_IF_ERROR(ReadLabelled(config, tokenizer, context_length, data));
     return data;
   }
   if (config.stage() == v1::STAGE_RL) {

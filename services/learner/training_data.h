@@ -19,8 +19,9 @@ namespace rollcall::learner {
 // What the `data` section names, read for a run's stage.
 struct TrainingData {
   std::unique_ptr<PromptSource> prompts;  // rl
-  std::unique_ptr<BatchSource> recorded;  // sft: demonstrations; reward_model: pairs
-  // reward_model: all held-out pairs, in order.
+  // sft: demonstrations; reward_model, dpo, simpo, orpo: pairs; kto: labelled completions
+  std::unique_ptr<BatchSource> recorded;
+  // Stages of pairs and kto: the first evaluation.max_prompts held-out rows, in order.
   std::optional<TrainBatch> held_out_pairs;
   // Held-out prompts, the first evaluation.max_prompts of them.
   std::vector<v1::PromptRow> evaluation;
@@ -29,7 +30,7 @@ struct TrainingData {
 };
 
 // Reads and tokenises all of it; `context_length` bounds a recorded sequence. Statuses of
-// LoadPrompts, LoadDemonstrations and LoadPreferences. Blocks on the disk.
+// LoadPrompts, LoadDemonstrations, LoadPreferences and LoadLabelledCompletions. Blocks on the disk.
 absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
                                               const text::Tokenizer& tokenizer,
                                               uint32_t context_length);

@@ -28,12 +28,13 @@ struct TrainFlags {
 absl::Status CheckAddresses(const v1::RunConfig& config) {
   const bool refers = config::NeedsReferenceService(config);
   std::vector<std::string> missing;
-  if (config.generator().addresses().empty()) missing.push_back("generator.addresses");
-  if (config::NeedsRewardService(config) && config.reward().address().empty()) {
+  const bool samples = config.stage() == v1::STAGE_RL || config.stage() == v1::STAGE_EVAL;
+  if (samples && config.generator().addresses().empty()) missing.push_back("generator.addresses");
+  if (samples && config::NeedsRewardService(config) && config.reward().address().empty()) {
     missing.push_back("reward.address");
   }
   if (refers && config.reference().addresses().empty()) missing.push_back("reference.addresses");
-  if (config.stage() == v1::STAGE_SFT || missing.empty()) return absl::OkStatus();
+  if (missing.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--connect drives services that run already: set ",
                                                  absl::StrJoin(missing, ", ")));
 }

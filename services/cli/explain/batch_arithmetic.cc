@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/config/preference_rules.h"
 
 namespace rollcall::explain {
 namespace {
@@ -49,6 +50,27 @@ std::string MicroBatchText(const v1::RunConfig& config, const BatchArithmetic& b
   return text;
 }
 
+// What a row of recorded data is.
+std::string UnitOf(v1::Stage stage) {
+  if (config::ReadsPairs(stage)) return "pair";
+  return stage == v1::STAGE_KTO ? "labelled completion" : "sequence";
+}
+
+std::string RecordedBatchText(const v1::RunConfig& config, const BatchArithmetic& batch,
+                              const std::string& unit) {
+  if (batch.samples == 1) return Count(batch.sequences, unit);
+  std::string text =
+      absl::StrCat(Count(batch.prompts, unit), " = ", Count(batch.sequences, "sequence"));
+  if (config.stage() == v1::STAGE_KTO) {
+    absl::StrAppend(&text,
+                    ": each completion, and its prompt with another one's completion, which is "
+                    "scored and not trained on");
+  } else {
+    absl::StrAppend(&text, ", chosen and rejected in one forward pass");
+  }
+  return text;
+}
+
 void AddRows(uint64_t total, uint64_t rows, const std::string& noun, std::vector<Line>& lines) {
   std::string text = absl::StrCat(Count(total, noun), " in the whole run");
   if (rows > 0) {
@@ -75,8 +97,9 @@ BatchArithmetic CountBatch(const v1::RunConfig& config, uint64_t context) {
     return batch;
   }
   batch.prompts = config.learner().prompts_per_step();
-  const bool pairs = config.stage() == v1::STAGE_REWARD_MODEL;
-  batch.samples = rl ? algorithm.samples_per_prompt() : pairs ? 2 : 1;
+  // kto: each completion, and its prompt with another one's completion.
+  const bool twos = config::ReadsPairs(config.stage()) || config.stage() == v1::STAGE_KTO;
+  batch.samples = rl ? algorithm.samples_per_prompt() : twos ? 2 : 1;
   const bool greedy = rl && algorithm.advantage_baseline() == v1::ADVANTAGE_BASELINE_GREEDY;
   batch.extra_samples = greedy ? 1 : 0;
   batch.sequences = batch.prompts * batch.samples;
@@ -101,15 +124,13 @@ std::vector<Line> DescribeBatch(const v1::RunConfig& config, const BatchArithmet
     return lines;
   }
   if (config.stage() != v1::STAGE_RL) {
-    const bool pairs = config.stage() == v1::STAGE_REWARD_MODEL;
-    lines.push_back({"batch", pairs ? absl::StrCat(Count(batch.prompts, "pair"), " = ",
-                                                   Count(batch.sequences, "sequence"))
-                                    : Count(batch.sequences, "sequence")});
+    const std::string unit = UnitOf(config.stage());
+    lines.push_back({"batch", RecordedBatchText(config, batch, unit)});
     lines.push_back({"micro-batches", MicroBatchText(config, batch)});
     lines.push_back(
         {"optimizer", absl::StrCat("one step a batch, ", Count(batch.total_optimizer_steps, "step"),
                                    " in the whole run")});
-    AddRows(batch.total_prompts, training_rows, pairs ? "pair" : "sequence", lines);
+    AddRows(batch.total_prompts, training_rows, unit, lines);
     return lines;
   }
   lines.push_back(

@@ -82,6 +82,35 @@ TEST_F(ExplainTest, WritesTheObjectiveWithItsNumbers) {
               AllOf(HasSubstr("L = 1/T · Σ_i Σ_t −log π(y_t)"), Not(HasSubstr("preset"))));
 }
 
+TEST_F(ExplainTest, WritesTheLossesOfPreferences) {
+  EXPECT_THAT(Text({"stage=dpo"}),
+              AllOf(HasSubstr("L = 1/P · Σ −log σ(0.1·h)\n"), HasSubstr("h = c − r"),
+                    HasSubstr("P: pairs of the whole batch"), HasSubstr("reference  (/nowhere)"),
+                    HasSubstr("32 pairs = 64 sequences, chosen and rejected in one forward pass")));
+  EXPECT_THAT(
+      Text({"stage=dpo", "preference.label_smoothing=0.25", "preference.beta=0.5",
+            "preference.sft_weight=0.25", "data.preference_column=p"}),
+      AllOf(HasSubstr("L = 1/P · Σ −0.75·log σ(0.5·h) − 0.25·log σ(−0.5·h) + 0.25·1/T · Σ "
+                      "−log π(y_t) of the chosen\n"),
+            HasSubstr("p: the column p"), HasSubstr("T: tokens of all chosen completions")));
+  EXPECT_THAT(Text({"stage=dpo", "preference.loss=ipo", "preference.beta=0.25"}),
+              AllOf(HasSubstr("L = 1/P · Σ (h − 2)²\n"), HasSubstr("summed over its tokens")));
+  EXPECT_THAT(
+      Text({"stage=simpo"}),
+      AllOf(HasSubstr("x = 2·(mean log π of the chosen − mean log π of the rejected) − 0.5"),
+            Not(HasSubstr("reference  ("))));
+  EXPECT_THAT(
+      Text({"stage=orpo", "preference.beta=0.25"}),
+      AllOf(HasSubstr("L = 1/T · Σ −log π(y_t) of the chosen + 0.25 · 1/P · Σ −log σ(odds)"),
+            Not(HasSubstr("reference  ("))));
+  EXPECT_THAT(
+      Text({"stage=kto", "preference.undesirable_weight=1.25"}),
+      AllOf(HasSubstr("L = 1/S · Σ (1 − σ(0.1·(r − z))) of a desirable completion, 1.25·(1 − "
+                      "σ(0.1·(z − r))) of an undesirable one\n"),
+            HasSubstr("z = max(0"), HasSubstr("reference  (/nowhere)"),
+            HasSubstr("32 labelled completions = 64 sequences")));
+}
+
 TEST_F(ExplainTest, SaysWhatIsNotThePresets) {
   EXPECT_THAT(Text({}), Not(HasSubstr("cells that are not")));
   EXPECT_THAT(Text({"algorithm.preset=dapo"}), Not(HasSubstr("cells that are not")));

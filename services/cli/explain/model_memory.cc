@@ -8,6 +8,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/config/algorithm_presets.h"
+#include "common/config/preference_rules.h"
 #include "services/cli/explain/trained_part.h"
 
 namespace rollcall::explain {
@@ -62,8 +63,9 @@ class Models {
   std::vector<ModelMemory> All() {
     const v1::Stage stage = config_.stage();
     const bool rl = stage == v1::STAGE_RL;
-    const bool evaluates = stage != v1::STAGE_REWARD_MODEL &&
-                           config_.data().evaluation_size() > 0 &&
+    const bool scores_itself =
+        stage == v1::STAGE_REWARD_MODEL || config::LearnsFromPreferences(stage);
+    const bool evaluates = !scores_itself && config_.data().evaluation_size() > 0 &&
                            config_.reward().verifiers_size() > 0;
     if (stage == v1::STAGE_EVAL) {
       Add("learner", config_.model().path(), 1, FrozenMemory);
@@ -82,7 +84,7 @@ class Models {
       AddGenerators();
       AddRewardModels();
     }
-    if (rl && config::AsksReference(algorithm)) {
+    if ((rl && config::AsksReference(algorithm)) || config::NeedsReferenceService(config_)) {
       const std::string& path = config_.reference().model_path();
       const bool service = config::NeedsReferenceService(config_);
       Add(service ? "reference" : "learner: reference",

@@ -7,6 +7,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/config/algorithm_presets.h"
+#include "common/config/preference_rules.h"
+#include "services/cli/explain/preference_text.h"
 
 namespace rollcall::explain {
 namespace {
@@ -287,6 +289,12 @@ std::vector<Line> DescribeRewardModel(const v1::RunConfig& config) {
   if (!config.data().margin_column().empty()) {
     lines.push_back({"margin", absl::StrCat("m: the column ", config.data().margin_column())});
   }
+  if (!config.data().preference_column().empty()) {
+    lines.push_back(
+        {"soft labels",
+         absl::StrCat("p·L(chosen, rejected) + (1 − p)·L(rejected, chosen), p: the column ",
+                      config.data().preference_column())});
+  }
   return lines;
 }
 
@@ -319,6 +327,7 @@ std::string LowerName(const std::string& value_name, const std::string& prefix) 
 }
 
 std::vector<Line> DescribeObjective(const v1::RunConfig& config) {
+  if (config::LearnsFromPreferences(config.stage())) return DescribePreferences(config);
   switch (config.stage()) {
     case v1::STAGE_EVAL:
       return {{"loss", "none: held-out prompts are scored, nothing is trained"},
@@ -336,6 +345,7 @@ std::vector<Line> DescribeObjective(const v1::RunConfig& config) {
 
 std::vector<Line> DescribeDenominators(const v1::RunConfig& config) {
   if (config.stage() == v1::STAGE_EVAL) return {};
+  if (config::LearnsFromPreferences(config.stage())) return PreferenceDenominators(config);
   if (config.stage() == v1::STAGE_REWARD_MODEL) {
     return {{"loss", "P: pairs of the whole batch, over all micro-batches and ranks"}};
   }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/config/algorithm_presets.h"
+#include "common/config/preference_rules.h"
 #include "common/config/run_config.h"
 #include "services/cli/explain/batch_arithmetic.h"
 
@@ -20,6 +21,16 @@ constexpr float kWideSequenceClip = 0.05F;
 constexpr float kTightCispoCap = 0.5F;
 // A reward at the end that is worth less than this share of itself at the start is not seen there.
 constexpr double kLeastDiscount = 0.1;
+
+// SimPO's beta is 2 to 2.5 in its paper, up to 10 in its later recipes.
+constexpr float kLeastSimpoBeta = 1;
+// DPO, KTO and IPO with sums: betas that are in use.
+constexpr float kLeastBeta = 0.01F, kLargestBeta = 0.5F, kUsualBeta = 0.1F;
+// Published runs take 5e-7 (Zephyr) to 5e-6 (KTO); ten times that already unlearns.
+constexpr float kLargestPreferenceLr = 2e-5F;
+constexpr uint32_t kLeastKtoBatch = 8;
+// Nats: a token's log-ratio rarely leaves ±2, and a completion's moves by units.
+constexpr float kLargestTokenMargin = 2, kLeastSumMargin = 1;
 
 class Finder {
  public:
@@ -35,6 +46,7 @@ class Finder {
       CheckRollout();
       CheckCache();
     }
+    if (config::LearnsFromPreferences(config_.stage())) CheckPreferences();
     CheckEvaluation();
     CheckLengths();
     return std::move(found_);
@@ -152,6 +164,56 @@ class Finder {
     }
   }
 
+  void CheckPreferences() {
+    const v1::PreferenceSection& preference = config_.preference();
+    const float beta = config::PreferenceBeta(config_);
+    const bool dpo = config_.stage() == v1::STAGE_DPO, kto = config_.stage() == v1::STAGE_KTO;
+    const bool ipo = dpo && preference.loss() == v1::PREFERENCE_LOSS_IPO;
+    if (config_.stage() == v1::STAGE_SIMPO && preference.mean_log_prob() &&
+        beta < kLeastSimpoBeta) {
+      Add("simpo_beta", "preference.beta", beta,
+          " scales a mean over tokens, which moves by tenths: ", "the target margin of ",
+          preference.target_margin(), " is ", preference.target_margin() / beta,
+          " nats a token and is never reached; SimPO takes 2 to 2.5");
+    }
+    if (ipo) CheckIpo(beta);
+    if ((dpo || kto) && !(ipo && preference.mean_log_prob()) &&
+        (beta < kLeastBeta || beta > kLargestBeta)) {
+      Add("preference_beta", "preference.beta",
+          beta < kLeastBeta ? "the policy is hardly held to its reference: likelihoods of chosen "
+                              "completions fall "
+                              "with those of the rejected; "
+                            : "the policy hardly leaves its reference; ",
+          "usual are 0.01 to 0.5");
+    }
+    if ((dpo || kto) && config_.model().lora().r() == 0 && beta <= kUsualBeta &&
+        config_.learner().optimizer().lr() > kLargestPreferenceLr) {
+      Add("preference_lr", "learner.optimizer.lr", config_.learner().optimizer().lr(),
+          " with a beta of ", beta,
+          " drives all likelihoods down within tens of steps; full fine-tuning takes 5e-7 to 5e-6");
+    }
+    if (kto && config_.learner().prompts_per_step() < kLeastKtoBatch) {
+      Add("kto_batch", "learner.prompts_per_step", "the KL that kto compares with is a mean of ",
+          config_.learner().prompts_per_step(), " mismatched completions; take 16 or more");
+    }
+  }
+
+  void CheckIpo(float beta) {
+    const bool means = config_.preference().mean_log_prob();
+    const float target = 1 / (2 * beta);
+    if (means && target > kLargestTokenMargin) {
+      Add("ipo_normalisation", "preference.mean_log_prob", "asks for a margin of ", target,
+          " nats a token (1 / 2 beta), which no policy reaches: beta only scales the push; take "
+          "sums, or a beta of 0.25 or more");
+    }
+    if (!means && target < kLeastSumMargin) {
+      Add("ipo_normalisation", "preference.mean_log_prob", "asks for a margin of ", target,
+          " nats (1 / 2 beta) over a whole completion, next to nothing; take means, or a beta "
+          "below "
+          "0.5");
+    }
+  }
+
   void CheckCache() {
     const uint64_t bytes = config_.generator().kv_cache_bytes();
     if (model_.kv_bytes_per_token == 0 || bytes == 0) return;
@@ -169,7 +231,8 @@ class Finder {
   void CheckEvaluation() {
     const v1::EvaluationSection& evaluation = config_.evaluation();
     if (config_.stage() == v1::STAGE_SFT || config_.stage() == v1::STAGE_REWARD_MODEL ||
-        config_.data().evaluation().empty() || !evaluation.has_temperature() ||
+        config::LearnsFromPreferences(config_.stage()) || config_.data().evaluation().empty() ||
+        !evaluation.has_temperature() ||
         evaluation.temperature() == config_.sampling().temperature()) {
       return;
     }

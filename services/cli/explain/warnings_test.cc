@@ -44,6 +44,22 @@ struct Case {
 
 TEST(FindWarningsTest, EachFiresAndFallsSilent) {
   const Case kCases[] = {
+      {"simpo_beta", {"stage=simpo", "preference.beta=0.1"}, {"stage=simpo"}},
+      {"preference_beta", {"stage=dpo", "preference.beta=0.005"}, {"stage=dpo"}},
+      {"preference_beta", {"stage=kto", "preference.beta=2"}, {"stage=kto"}},
+      {"preference_lr",
+       {"stage=dpo", "learner.optimizer.lr=1e-4"},
+       {"stage=dpo", "learner.optimizer.lr=1e-4", "model.lora.r=16"}},
+      {"ipo_normalisation",
+       {"stage=dpo", "preference.loss=ipo", "preference.mean_log_prob=true"},
+       {"stage=dpo", "preference.loss=ipo"}},
+      {"ipo_normalisation",
+       {"stage=dpo", "preference.loss=ipo", "preference.beta=0.6"},
+       {"stage=dpo", "preference.loss=ipo", "preference.mean_log_prob=true",
+        "preference.beta=0.5"}},
+      {"kto_batch",
+       {"stage=kto", "learner.prompts_per_step=4"},
+       {"stage=kto", "learner.prompts_per_step=16"}},
       {"gspo_clip",
        {"algorithm.ratio_level=sequence_mean", "algorithm.clip_low=0.2", "algorithm.clip_high=0.2"},
        {"algorithm.ratio_level=sequence_mean", "algorithm.clip_low=3e-4",

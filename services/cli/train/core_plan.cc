@@ -7,11 +7,15 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/config/algorithm_presets.h"
 
 namespace rollcall::cli {
 namespace {
 
 constexpr double kLearnerWeight = 3, kGeneratorsWeight = 3, kScoringWeight = 1;
+// A forward pass takes a third of a step's work; with fewer cores than these neither the reference nor
+// the learner would get its part.
+constexpr uint32_t kFewestToDivide = 4;
 constexpr std::string_view kRewardModel = "reward-model-";
 
 // A service among those that work at the same time.
@@ -93,7 +97,10 @@ std::vector<CoreShare> PlanCores(const v1::RunConfig& config,
     CoreShare share{.service = service, .threads = 0, .cores = {}};
     if (ClaimOf(config, &share).has_value()) plan.push_back(std::move(share));
   }
-  const bool overlaps = config.stage() == v1::STAGE_RL && config.learner().max_staleness() > 0;
+  const bool overlaps =
+      config.stage() == v1::STAGE_RL
+          ? config.learner().max_staleness() > 0
+          : config::NeedsReferenceService(config) && limits.usable_cores() >= kFewestToDivide;
   std::vector<Claim> sampling, training;
   for (CoreShare& share : plan) {
     const bool trains = share.service == "learner" && !overlaps;

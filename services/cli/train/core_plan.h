@@ -23,6 +23,8 @@ struct CoreShare {
 // at once have cores of their own:
 //   - generators, reference and reward models work at once; the learner takes turns with them, and has all cores
 //     when it trains, unless learner.max_staleness lets it train while they sample;
+//   - of stages dpo and kto the reference scores the next batch while the learner trains, on cores of its own where there are
+//     at least four;
 //   - learner and generators (together) get three parts, reference and reward models one each:
 //     scoring a token is one row of a long prefill, sampling it a row of a decode, which reads all
 //     weights for few rows;

@@ -54,6 +54,21 @@ TEST(CorePlanTest, TrainingWhileSamplingDividesTheCores) {
   EXPECT_THAT(plan[2].cores, ElementsAre(4, 5, 6, 7));
 }
 
+TEST(CorePlanTest, TheReferenceOfRecordedPreferencesScoresWhileTheLearnerTrains) {
+  for (const v1::Stage stage : {v1::STAGE_DPO, v1::STAGE_KTO}) {
+    v1::RunConfig config;
+    config.set_stage(stage);
+    const auto plan = PlanCores(config, {"reference", "learner"}, Machine(8));
+    EXPECT_THAT(Threads(plan), ElementsAre(2, 6));
+    EXPECT_THAT(plan[0].cores, ElementsAre(0, 1));
+    EXPECT_THAT(Threads(PlanCores(config, {"reference", "learner"}, Machine(2))),
+                ElementsAre(2, 2));
+  }
+  v1::RunConfig config;
+  config.set_stage(v1::STAGE_SIMPO);
+  EXPECT_THAT(Threads(PlanCores(config, {"learner"}, Machine(8))), ElementsAre(8));
+}
+
 TEST(CorePlanTest, WhatTheConfigurationSaysStands) {
   v1::RunConfig config = Config(1);
   config.mutable_generator()->set_threads(5);

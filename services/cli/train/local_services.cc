@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/config/algorithm_presets.h"
+#include "common/config/preference_rules.h"
 
 namespace rollcall::cli {
 namespace {
@@ -30,7 +31,9 @@ class Planner {
 
   LocalServices Plan() {
     const v1::RunConfig given = services_.config;
-    const bool pairs = given.stage() == v1::STAGE_REWARD_MODEL;
+    // Stages whose held-out rows the learner scores itself.
+    const bool pairs =
+        given.stage() == v1::STAGE_REWARD_MODEL || config::LearnsFromPreferences(given.stage());
     const bool evaluates =
         !pairs && given.data().evaluation_size() > 0 && given.reward().verifiers_size() > 0;
     const bool generates = (given.stage() != v1::STAGE_SFT && !pairs) || evaluates;

@@ -25,7 +25,8 @@ struct LocalServices {
 //         reference (where the objective has a KL term), learner
 //   sft   learner; generators and reward too where held-out prompts are to be evaluated
 //   eval  generators, reward, learner
-//   reward_model   learner
+//   reward_model, simpo, orpo   learner
+//   dpo, kto   reference, learner
 // `binaries` is the folder of the service binaries.
 LocalServices PlanLocalServices(const v1::RunConfig& config, const RunLayout& layout,
                                 const std::string& binaries);

@@ -19,8 +19,10 @@ struct Column {
   const char* format;
 };
 
-constexpr std::array<Column, 6> kColumns = {{{"reward/mean", "reward", "%.3f"},
+constexpr std::array<Column, 8> kColumns = {{{"reward/mean", "reward", "%.3f"},
                                              {"loss", "loss", "%.4f"},
+                                             {"accuracy", "accuracy", "%.3f"},
+                                             {"margin", "margin", "%.3f"},
                                              {"kl", "KL", "%.4f"},
                                              {"entropy", "entropy", "%.3f"},
                                              {"length/mean", "length", "%.1f"},

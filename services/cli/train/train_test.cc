@@ -68,6 +68,26 @@ TEST(PlanLocalServices, StartsWhatTheStageNeeds) {
               ElementsAre("generator-0", "generator-1", "learner"));
 }
 
+TEST(PlanLocalServices, StagesOfPreferencesNeedAtMostAReference) {
+  v1::RunConfig config = Config("preferences");
+  config.mutable_data()->add_evaluation()->set_path("held_out.jsonl");
+  for (const v1::Stage stage : {v1::STAGE_DPO, v1::STAGE_KTO}) {
+    config.set_stage(stage);
+    const LocalServices services = PlanLocalServices(config, {.sockets = "/s"}, "/bin");
+    EXPECT_THAT(Names(services), ElementsAre("reference", "learner"));
+    EXPECT_THAT(services.config.reference().addresses(), ElementsAre("unix:/s/reference.sock"));
+    EXPECT_TRUE(services.specs[0].stateless);
+  }
+  for (const v1::Stage stage : {v1::STAGE_SIMPO, v1::STAGE_ORPO, v1::STAGE_REWARD_MODEL}) {
+    config.set_stage(stage);
+    EXPECT_THAT(Names(PlanLocalServices(config, {.sockets = "/s"}, "/bin")),
+                ElementsAre("learner"));
+  }
+  config.set_stage(v1::STAGE_DPO);
+  config.mutable_reference()->add_addresses("gpu-box:7403");
+  EXPECT_THAT(Names(PlanLocalServices(config, {.sockets = "/s"}, "/bin")), ElementsAre("learner"));
+}
+
 TEST(PlanLocalServices, StartsAServerForEachRewardModelWithoutAnAddress) {
   v1::RunConfig config = Config("models");
   for (const char* name : {"quality", "safety"}) {

@@ -83,6 +83,7 @@ CasePlan PlanAdvantagesVerl(const ObjectiveCase& golden);
 CasePlan PlanAdvantagesTrl(const ObjectiveCase& golden);
 CasePlan PlanAdvantagesOpenRlhf(const ObjectiveCase& golden);
 CasePlan PlanRewardShaping(const ObjectiveCase& golden);
+CasePlan PlanPreference(const ObjectiveCase& golden);
 CasePlan PlanOnlineDpo(const ObjectiveCase& golden);
 CasePlan PlanRewardModel(const ObjectiveCase& golden);
 

@@ -25,10 +25,6 @@ constexpr double kFloat64 = 1e-9;
 constexpr double kResidue = 1e-2;
 constexpr double kPaddedDenominators = 1e-8;
 
-CasePlan PlanOffline(const ObjectiveCase&) {
-  return NotSupported("learning from recorded preferences is not an objective of this build");
-}
-
 const std::map<std::string, Planner>& Planners() {
   static const std::map<std::string, Planner> planners = {
       {"advantages_openrlhf", PlanAdvantagesOpenRlhf},
@@ -40,7 +36,7 @@ const std::map<std::string, Planner>& Planners() {
       {"policy_loss_openrlhf", PlanPolicyLossOpenRlhf},
       {"policy_loss_trl", PlanPolicyLossTrl},
       {"policy_loss_verl", PlanPolicyLossVerl},
-      {"preference", PlanOffline},
+      {"preference", PlanPreference},
       {"reward_model", PlanRewardModel},
       {"reward_shaping", PlanRewardShaping},
       {"rollout_correction", PlanRolloutCorrection},

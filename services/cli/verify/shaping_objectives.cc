@@ -273,11 +273,15 @@ CasePlan PlanOnlineDpo(const ObjectiveCase& golden) {
       rejected.push_back(preferred[static_cast<size_t>(i)] ? i + pairs : i);
     }
     const at::Tensor c = at::tensor(chosen, at::kLong), r = at::tensor(rejected, at::kLong);
+    const learner::PairwiseOptions options{.type = hyper["loss_type"] == "ipo"
+                                                       ? learner::PairwiseLossType::kIpo
+                                                       : learner::PairwiseLossType::kSigmoid,
+                                           .beta = hyper["beta"]};
     const at::Tensor loss =
-        learner::PairwiseLoss(hyper["loss_type"] == "ipo" ? learner::PairwiseLossType::kIpo
-                                                          : learner::PairwiseLossType::kSigmoid,
-                              hyper["beta"], sums.index_select(0, c), sums.index_select(0, r),
-                              references.index_select(0, c), references.index_select(0, r))
+        learner::PairwiseLoss(options, {.chosen = sums.index_select(0, c),
+                                        .rejected = sums.index_select(0, r),
+                                        .reference_chosen = references.index_select(0, c),
+                                        .reference_rejected = references.index_select(0, r)})
             .mean();
     loss.backward();
     errors.Number(loss.item<double>(), golden.Expected("loss", dtype));

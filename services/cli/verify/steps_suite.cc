@@ -12,9 +12,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/checkpoint/parameters.h"
 #include "common/tensor/torch_call.h"
 #include "services/cli/verify/comparison.h"
 #include "services/cli/verify/model_runner.h"
+#include "services/cli/verify/preference_steps.h"
+#include "services/cli/verify/step_replay.h"
 #include "services/cli/verify/suite.h"
 #include "services/learner/trainer/trainer.h"
 
@@ -27,12 +30,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr double kLoss = 1e-4;            // absolute
-constexpr double kNorm = 1e-4;            // relative
-constexpr double kParameterNorm = 1e-5;   // relative
-constexpr double kParameterEntry = 2e-5;  // absolute
-// Adam turns a gradient at noise level into a whole step: this many sampled entries may differ.
-constexpr size_t kStrayEntries = 4;
 constexpr uint32_t kEndOfText = 2;
 
 // The cells of our table that TRL's settings stand for.
@@ -79,7 +76,7 @@ v1::AlgorithmSection AlgorithmOf(const Json& settings, bool rloo) {
 }
 
 v1::RunConfig RunOf(const Json& golden, bool rloo) {
-  const Json settings = golden.at("settings"), adam = golden.at("optimizer");
+  const Json settings = golden.at("settings");
   v1::RunConfig config;
   config.set_stage(v1::STAGE_RL);
   *config.mutable_algorithm() = AlgorithmOf(settings, rloo);
@@ -88,45 +85,8 @@ v1::RunConfig RunOf(const Json& golden, bool rloo) {
   v1::LearnerSection& learner = *config.mutable_learner();
   learner.set_steps(2);
   learner.set_micro_batch_tokens(64);  // more than one micro-batch
-  v1::OptimizerSection& optimizer = *learner.mutable_optimizer();
-  optimizer.set_lr(golden.at("logs")[0].at("learning_rate"));
-  optimizer.set_beta1(adam.at("adam_beta1"));
-  optimizer.set_beta2(adam.at("adam_beta2"));
-  optimizer.set_epsilon(adam.at("adam_epsilon"));
-  optimizer.set_weight_decay(adam.at("weight_decay"));
-  optimizer.set_max_grad_norm(adam.at("max_grad_norm"));
+  *learner.mutable_optimizer() = OptimizerOf(golden);
   return config;
-}
-
-// Log-probs of every token after the first under the runner's weights; 0 for the first.
-absl::StatusOr<std::vector<float>> LogprobsOf(ModelRunner& runner,
-                                              const std::vector<uint32_t>& token_ids,
-                                              double temperature) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor ids =
-      at::tensor(std::vector<int64_t>(token_ids.begin(), token_ids.end()), at::kLong);
-  ROLLCALL_ASSIGN_OR_RETURN(const std::vector<at::Tensor> hidden,
-                            runner.Hidden(ForwardPath::kPacked, {ids}));
-  ROLLCALL_ASSIGN_OR_RETURN(const ModelRunner::Scores scores,
-                            runner.Score(hidden[0], ids, temperature));
-  std::vector<float> logprobs = {0};
-  const at::Tensor host = scores.logprobs.to(at::kCPU).contiguous();
-  logprobs.insert(logprobs.end(), host.const_data_ptr<float>(),
-                  host.const_data_ptr<float>() + host.numel());
-  return logprobs;
-}
-
-enum class Column { kBehavior, kReference };
-
-absl::Status FillLogprobs(ModelRunner& runner, double temperature, Column column,
-                          learner::TrainBatch& batch) {
-  for (learner::TrainSequence& sequence : batch.sequences) {
-    ROLLCALL_ASSIGN_OR_RETURN(std::vector<float> logprobs,
-                              LogprobsOf(runner, sequence.token_ids, temperature));
-    (column == Column::kBehavior ? sequence.behavior_logprobs : sequence.reference_logprobs) =
-        std::move(logprobs);
-  }
-  return absl::OkStatus();
 }
 
 learner::TrainBatch BatchOf(const Json& golden) {
@@ -150,29 +110,6 @@ learner::TrainBatch BatchOf(const Json& golden) {
     batch.sequences.push_back(std::move(sequence));
   }
   return batch;
-}
-
-absl::Status CompareParameters(const learner::Trainer& trainer, const Json& summaries,
-                               const std::string& step, Report& report) {
-  double l2 = 0;
-  std::vector<double> entries;
-  for (const tensor::NamedTensor& parameter : trainer.decoder().parameters()) {
-    const Json summary = summaries.value(parameter.name, Json());
-    ROLLCALL_ASSIGN_OR_RETURN(const TensorSummary golden,
-                              Annotate(SummaryFromJson(summary), parameter.name));
-    ROLLCALL_ASSIGN_OR_RETURN(const TensorSummary ours,
-                              Summarize(parameter.tensor, golden.indices));
-    l2 = std::max(l2, RelativeDifference(ours.l2, golden.l2));
-    for (size_t i = 0; i < golden.values.size(); ++i) {
-      entries.push_back(AbsoluteDifference(ours.values[i], golden.values[i]));
-    }
-  }
-  std::sort(entries.begin(), entries.end());
-  const size_t kept = entries.size() - std::min(entries.size(), kStrayEntries);
-  report.Compare(step + ": parameters l2", l2, kParameterNorm, "relative");
-  report.Compare(step + ": parameter entries", kept == 0 ? 0 : entries[kept - 1], kParameterEntry,
-                 absl::StrCat(kStrayEntries, " of ", entries.size(), " may be beyond"));
-  return absl::OkStatus();
 }
 
 // Copies the trainer's weights into the scorer.
@@ -204,17 +141,7 @@ absl::Status ReplaySteps(const std::string& model_folder, const Json& golden, bo
       ROLLCALL_RETURN_IF_ERROR(FillLogprobs(scorer, temperature, Column::kBehavior, batch));
     }
     ROLLCALL_ASSIGN_OR_RETURN(const learner::StepReport step, trainer->TrainStep(batch));
-    const std::string name = absl::StrCat("step ", i + 1);
-    report.Compare(
-        name + ": loss",
-        AbsoluteDifference(step.metrics.at("train/loss"), golden.at("loss_calls")[i].at("loss")),
-        kLoss);
-    report.Compare(name + ": gradient norm",
-                   RelativeDifference(step.metrics.at("train/grad_norm"),
-                                      golden.at("logs")[i].at("grad_norm")),
-                   kNorm, "relative");
-    ROLLCALL_RETURN_IF_ERROR(
-        CompareParameters(*trainer, golden.at("params_after")[i], name, report));
+    ROLLCALL_RETURN_IF_ERROR(CompareStep(*trainer, step, golden, i, report));
   }
   return absl::OkStatus();
 }
@@ -229,20 +156,21 @@ class StepsSuite : public Suite {
     for (const std::string& stem : cases) {
       report.Begin(name(), stem);
       const absl::Status status = tensor::TorchCall(
-          [&] { return CompareCase(input.root, (folder / stem).string() + ".json", report); });
+          [&] { return CompareCase(input.root, (folder / stem).string(), report); });
       if (!status.ok()) report.Fail("case", status.ToString());
     }
     return absl::OkStatus();
   }
 
  private:
-  static absl::Status CompareCase(const std::string& root, const std::string& path,
+  static absl::Status CompareCase(const std::string& root, const std::string& stem,
                                   Report& report) {
-    ROLLCALL_ASSIGN_OR_RETURN(const Json golden, ReadGoldenJson(path));
+    ROLLCALL_ASSIGN_OR_RETURN(const Json golden, ReadGoldenJson(stem + ".json"));
     const std::string reference = golden.value("reference", "");
     const bool rloo = reference.find("RLOOTrainer") != std::string::npos;
-    if (!rloo && reference.find("GRPOTrainer") == std::string::npos) {
-      report.NotSupported("all", absl::StrCat(reference, ": not an online trainer of this build"));
+    const bool offline = IsOfflineTrainer(reference);
+    if (!rloo && !offline && reference.find("GRPOTrainer") == std::string::npos) {
+      report.NotSupported("all", absl::StrCat(reference, ": not a trainer of this build"));
       return absl::OkStatus();
     }
     const std::string model = golden.value("model", "stories260k");
@@ -252,7 +180,10 @@ class StepsSuite : public Suite {
       report.NotSupported("all", absl::StrCat(folder, ": the checkpoint is not there"));
       return absl::OkStatus();
     }
-    return ReplaySteps(folder, golden, rloo, report);
+    if (!offline) return ReplaySteps(folder, golden, rloo, report);
+    ROLLCALL_ASSIGN_OR_RETURN(const GoldenTensors tensors,
+                              checkpoint::LoadTensors(stem + ".safetensors"));
+    return ReplayOfflineSteps(folder, golden, tensors, report);
   }
 };
 

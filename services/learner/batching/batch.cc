@@ -81,8 +81,8 @@ absl::Status CheckSequence(const TrainSequence& sequence, const BatchRequirement
 
 absl::Status CheckTwos(const TrainBatch& batch) {
   if (batch.sequences.size() % 2 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("batch: sequences come in twos, got ",
-                                                   batch.sequences.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("batch: sequences come in twos, got ", batch.sequences.size()));
   }
   for (const TrainSequence& sequence : batch.sequences) {
     const std::vector<uint8_t>& only = sequence.likelihood_only;
@@ -100,8 +100,8 @@ absl::Status CheckTwos(const TrainBatch& batch) {
           absl::StrCat(Name(sequence), ": has no completion: none of its tokens is compared"));
     }
     if (!(sequence.preference >= 0 && sequence.preference <= 1)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Name(sequence), ": preference must be 0 to 1, got ", sequence.preference));
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(sequence), ": preference must be 0 to 1, got ", sequence.preference));
     }
   }
   return absl::OkStatus();

@@ -32,4 +32,17 @@ std::vector<std::vector<size_t>> PackByTokens(std::span<const size_t> lengths,
   return micro_batches;
 }
 
+std::vector<std::vector<size_t>> PackTwosByTokens(std::span<const size_t> lengths,
+                                                  size_t token_budget) {
+  std::vector<size_t> of_units;
+  for (size_t i = 0; i + 1 < lengths.size(); i += 2)
+    of_units.push_back(lengths[i] + lengths[i + 1]);
+  std::vector<std::vector<size_t>> micro_batches;
+  for (const std::vector<size_t>& units : PackByTokens(of_units, token_budget)) {
+    std::vector<size_t>& places = micro_batches.emplace_back();
+    for (const size_t unit : units) places.insert(places.end(), {2 * unit, 2 * unit + 1});
+  }
+  return micro_batches;
+}
+
 }  // namespace rollcall::learner

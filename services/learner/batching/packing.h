@@ -15,4 +15,9 @@ namespace rollcall::learner {
 // than the budget is alone in its own. Pure: equal lengths in equal order give equal micro-batches.
 std::vector<std::vector<size_t>> PackByTokens(std::span<const size_t> lengths, size_t token_budget);
 
+// The same for units of two sequences, at 2 * i and 2 * i + 1, which stay together. lengths: tokens
+// of each sequence, an even number of them.
+std::vector<std::vector<size_t>> PackTwosByTokens(std::span<const size_t> lengths,
+                                                  size_t token_budget);
+
 }  // namespace rollcall::learner

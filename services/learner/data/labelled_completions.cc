@@ -40,8 +40,8 @@ absl::StatusOr<LabelledCompletion> ReadRow(const DemonstrationReader& reader,
 
 absl::Status CheckBothLabels(const LabelledSet& set, const v1::DataSection& data,
                              const std::string& first_path) {
-  const auto desirable =
-      std::count_if(set.rows.begin(), set.rows.end(), [](const auto& row) { return row.desirable; });
+  const auto desirable = std::count_if(set.rows.begin(), set.rows.end(),
+                                       [](const auto& row) { return row.desirable; });
   if (desirable > 0 && desirable < static_cast<ptrdiff_t>(set.rows.size())) {
     return absl::OkStatus();
   }

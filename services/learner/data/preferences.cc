@@ -69,9 +69,9 @@ class PreferenceReader {
           pair.margin, NumberIn(place, row, data_.margin_column(), "a number", kAnyNumber));
     }
     if (!data_.preference_column().empty()) {
-      ROLLCALL_ASSIGN_OR_RETURN(pair.preference,
-                                NumberIn(place, row, data_.preference_column(),
-                                         "a probability, 0 to 1", {.low = 0, .high = 1}));
+      ROLLCALL_ASSIGN_OR_RETURN(
+          pair.preference, NumberIn(place, row, data_.preference_column(), "a probability, 0 to 1",
+                                    {.low = 0, .high = 1}));
       if (pair.preference < 0.5) {
         std::swap(pair.chosen, pair.rejected);
         pair.preference = 1 - pair.preference;

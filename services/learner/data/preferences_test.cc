@@ -103,8 +103,8 @@ TEST_F(PreferencesTest, ASoftLabelPutsTheLikelierCompletionFirst) {
 }
 
 TEST_F(PreferencesTest, EqualCompletionsPreferNothing) {
-  const std::string rows = std::string(kTwo) +
-                           "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
+  const std::string rows =
+      std::string(kTwo) + "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
   v1::DataSection data = Data(rows);
   EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:3: columns \"chosen\" and \"rejected\""));
   data.set_on_bad_row(v1::BAD_ROW_SKIP);

@@ -9,7 +9,6 @@
 #include "common/base/status.h"
 #include "common/model/attention_context.h"
 #include "common/model/reward_position.h"
-#include "common/tensor/torch_call.h"
 #include "services/learner/algorithms/reward_model_loss.h"
 #include "services/learner/batching/packing.h"
 #include "services/learner/trainer/trainer.h"
@@ -18,19 +17,12 @@
 namespace rollcall::learner {
 namespace {
 
-// Micro-batches of whole pairs: places of their sequences in the batch.
 std::vector<std::vector<size_t>> PackPairs(const TrainBatch& batch, uint32_t token_budget) {
   std::vector<size_t> lengths;
-  for (size_t i = 0; i + 1 < batch.sequences.size(); i += 2) {
-    lengths.push_back(batch.sequences[i].token_ids.size() +
-                      batch.sequences[i + 1].token_ids.size());
+  for (const TrainSequence& sequence : batch.sequences) {
+    lengths.push_back(sequence.token_ids.size());
   }
-  std::vector<std::vector<size_t>> micro_batches;
-  for (const std::vector<size_t>& pairs : PackByTokens(lengths, token_budget)) {
-    std::vector<size_t>& places = micro_batches.emplace_back();
-    for (const size_t pair : pairs) places.insert(places.end(), {2 * pair, 2 * pair + 1});
-  }
-  return micro_batches;
+  return PackTwosByTokens(lengths, token_budget);
 }
 
 at::Tensor Margins(const TrainBatch& batch, const std::vector<size_t>& places) {
@@ -41,25 +33,18 @@ at::Tensor Margins(const TrainBatch& batch, const std::vector<size_t>& places) {
   return at::tensor(margins);
 }
 
+// How probable it is that the first of each pair is the better one; undefined: it is, in all.
+at::Tensor Preferences(const TrainBatch& batch, const std::vector<size_t>& places) {
+  std::vector<float> preferences;
+  bool soft = false;
+  for (size_t i = 0; i < places.size(); i += 2) {
+    preferences.push_back(static_cast<float>(batch.sequences[places[i]].preference));
+    soft = soft || preferences.back() != 1;
+  }
+  return soft ? at::tensor(preferences) : at::Tensor();
+}
+
 }  // namespace
-
-void PairTotals::Add(const at::Tensor& chosen, const at::Tensor& rejected,
-                     const at::Tensor& losses) {
-  const at::Tensor c = chosen.detach().to(at::kCPU, at::kDouble);
-  const at::Tensor r = rejected.detach().to(at::kCPU, at::kDouble);
-  const at::Tensor l = losses.detach().to(at::kCPU, at::kDouble);
-  pairs += static_cast<double>(c.numel());
-  right += c.gt(r).sum().item<double>();
-  difference += c.sub(r).sum().item<double>();
-  rewards += c.add(r).sum().item<double>();
-  loss += l.sum().item<double>();
-}
-
-void PairTotals::Report(const std::string& prefix, std::map<std::string, double>& metrics) const {
-  metrics[prefix + "accuracy"] = right / pairs;
-  metrics[prefix + "difference"] = difference / pairs;
-  metrics[prefix + "reward_mean"] = rewards / (2 * pairs);
-}
 
 absl::StatusOr<at::Tensor> Trainer::Rewards(const TrainBatch& batch, const PackedBatch& packed) {
   ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
@@ -83,10 +68,17 @@ absl::StatusOr<at::Tensor> Trainer::PairLosses(const TrainBatch& batch,
   ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor rewards, Rewards(batch, packed));
   const at::Tensor pairs = rewards.reshape({-1, 2});
   const at::Tensor chosen = pairs.select(1, 0), rejected = pairs.select(1, 1);
-  const at::Tensor losses =
-      RewardModelLoss(chosen, rejected, Margins(batch, places).to(decoder_.device()),
-                      WrittenNumber(config_.learner().reward_centering()));
-  totals.Add(chosen, rejected, losses);
+  const at::Tensor margins = Margins(batch, places).to(decoder_.device());
+  const double centering = WrittenNumber(config_.learner().reward_centering());
+  at::Tensor losses = RewardModelLoss(chosen, rejected, margins, centering);
+  if (at::Tensor preference = Preferences(batch, places); preference.defined()) {
+    preference = preference.to(decoder_.device());
+    losses =
+        losses.mul(preference)
+            .add(
+                RewardModelLoss(rejected, chosen, margins, centering).mul(preference.neg().add(1)));
+  }
+  totals.AddPairs(chosen, rejected, losses);
   return losses;
 }
 
@@ -100,7 +92,7 @@ absl::Status Trainer::TrainRewardModel(const TrainBatch& batch, StepReport& repo
        PackPairs(batch, config_.learner().micro_batch_tokens())) {
     const at::AutoGradMode grad_mode(true);
     const absl::Time start = clock_->Now();
-    const double loss_before = totals.loss;
+    const double loss_before = totals.loss();
     ROLLCALL_ASSIGN_OR_RETURN(const at::Tensor losses, PairLosses(batch, places, totals));
     const absl::Time half = clock_->Now();
     losses.sum().div(all).backward();
@@ -108,26 +100,24 @@ absl::Status Trainer::TrainRewardModel(const TrainBatch& batch, StepReport& repo
     backward_time_ += clock_->Now() - half;
     uint64_t tokens = 0;
     for (const size_t place : places) tokens += batch.sequences[place].token_ids.size();
-    totals_.AddMicroBatch(tokens, (totals.loss - loss_before) / all);
+    totals_.AddMicroBatch(tokens, (totals.loss() - loss_before) / all);
   }
   totals.Report("train/", report.metrics);
-  return Update(totals.loss / all, lr);
+  return Update(totals.loss() / all, lr);
 }
 
-absl::StatusOr<std::map<std::string, double>> Trainer::EvaluatePairs(const TrainBatch& batch) {
-  return tensor::TorchCall([&]() -> absl::StatusOr<std::map<std::string, double>> {
-    const at::NoGradGuard no_grad;
-    PairTotals totals;
-    for (const std::vector<size_t>& places :
-         PackPairs(batch, config_.learner().micro_batch_tokens())) {
-      ROLLCALL_RETURN_IF_ERROR(PairLosses(batch, places, totals).status());
-    }
-    std::map<std::string, double> metrics;
-    totals.Report("eval/", metrics);
-    metrics["eval/loss"] = totals.loss / totals.pairs;
-    metrics["eval/pairs"] = totals.pairs;
-    return metrics;
-  });
+absl::StatusOr<std::map<std::string, double>> Trainer::EvaluateRewards(const TrainBatch& batch) {
+  const at::NoGradGuard no_grad;
+  PairTotals totals;
+  for (const std::vector<size_t>& places :
+       PackPairs(batch, config_.learner().micro_batch_tokens())) {
+    ROLLCALL_RETURN_IF_ERROR(PairLosses(batch, places, totals).status());
+  }
+  std::map<std::string, double> metrics;
+  totals.Report("eval/", metrics);
+  metrics["eval/loss"] = totals.loss() / totals.count();
+  metrics["eval/pairs"] = totals.count();
+  return metrics;
 }
 
 }  // namespace rollcall::learner

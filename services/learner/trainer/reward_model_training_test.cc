@@ -63,7 +63,7 @@ TEST(RewardModelTraining, LearnsWhichOfTwoIsPreferred) {
   ASSERT_TRUE(after.ok()) << after.status();
   EXPECT_LT(before->at("eval/accuracy"), 0.85);
   EXPECT_GT(after->at("eval/accuracy"), 0.97);
-  EXPECT_GT(after->at("eval/difference"), 1);
+  EXPECT_GT(after->at("eval/margin"), 1);
   EXPECT_EQ(after->at("eval/pairs"), 64);
   EXPECT_LT(last, 0.5 * first);
 }
@@ -80,14 +80,25 @@ TEST(RewardModelTraining, LossIsTheMeanOverPairsWithMarginAndCentring) {
     const TrainBatch pair{.sequences = {batch.sequences[i], batch.sequences[i + 1]}};
     const auto figures = probe->EvaluatePairs(pair);
     ASSERT_TRUE(figures.ok()) << figures.status();
-    const double difference = figures->at("eval/difference");
-    const double sum = 2 * figures->at("eval/reward_mean");
+    const double difference = figures->at("eval/margin");
+    const double sum = figures->at("eval/chosen_reward") + figures->at("eval/rejected_reward");
     expected += std::log1p(std::exp(-(difference - 0.25))) + 0.5 * sum * sum;
   }
   const auto trainer = NewTrainer(config, testing::NewDecoder(TinyRewardModel(), 2));
   const auto report = trainer->TrainStep(batch);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_NEAR(report->metrics.at("train/loss"), expected / 3, 1e-5);
+}
+
+TEST(RewardModelTraining, ASoftLabelIsTheExpectedLoss) {
+  TrainBatch batch = LargerTokens(8, 1);
+  const auto trainer = NewTrainer(RewardRun(), testing::NewDecoder(TinyRewardModel(), 2));
+  const double margin = trainer->EvaluatePairs(batch)->at("eval/margin");
+  batch.sequences[0].preference = 0.75;
+  const auto report = trainer->TrainStep(batch);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_NEAR(report->metrics.at("train/loss"),
+              0.75 * std::log1p(std::exp(-margin)) + 0.25 * std::log1p(std::exp(margin)), 1e-6);
 }
 
 TEST(RewardModelTraining, SplittingIntoMicroBatchesChangesNothingThatMatters) {

@@ -72,6 +72,14 @@ void StepTotals::AddPairs(const PackedBatch& packed, const at::Tensor& margins,
   }
 }
 
+void StepTotals::AddMicroBatch(uint64_t tokens, double loss, const at::Tensor& entropy) {
+  AddMicroBatch(tokens, loss);
+  const HostValues entropies(entropy);
+  const auto count = static_cast<uint64_t>(entropy.numel());
+  loss_tokens_ += count;
+  for (uint64_t i = 0; i < count; ++i) entropy_ += entropies[i];
+}
+
 void StepTotals::MeasureGap(const TrainBatch& batch, const PackedBatch& packed,
                             const at::Tensor& logprobs) {
   const HostValues learner(logprobs);

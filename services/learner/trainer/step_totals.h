@@ -42,6 +42,8 @@ class StepTotals {
     tokens_ += tokens;
     loss_ += loss;
   }
+  // The same with the entropy of the tokens in the loss: [loss tokens].
+  void AddMicroBatch(uint64_t tokens, double loss, const at::Tensor& entropy);
   // Compares the micro-batch's log-probs with those of the rollout, over sequences that are
   // on-policy.
   void MeasureGap(const TrainBatch& batch, const PackedBatch& packed, const at::Tensor& logprobs);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status.h"
+#include "common/config/preference_rules.h"
 #include "common/model/attention_context.h"
 #include "common/model/identity.h"
 #include "common/model/scoring.h"
@@ -56,7 +57,11 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
                                                          ProcessGroup* group, Clock* clock,
                                                          TrainerCompanions companions) {
   Objective objective;
-  if (config.stage() != v1::STAGE_SFT && config.stage() != v1::STAGE_REWARD_MODEL) {
+  std::optional<PreferenceObjective> preferences;
+  if (config::LearnsFromPreferences(config.stage())) {
+    ROLLCALL_ASSIGN_OR_RETURN(preferences,
+                              ComposePreferenceObjective(config.stage(), config.preference()));
+  } else if (config.stage() != v1::STAGE_SFT && config.stage() != v1::STAGE_REWARD_MODEL) {
     ROLLCALL_ASSIGN_OR_RETURN(objective,
                               ComposeObjective(config.algorithm(), config.sampling().max_tokens()));
     if (config.sampling().temperature() <= 0) {
@@ -82,18 +87,21 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
         ROLLCALL_RETURN_IF_ERROR(companions.reference->AddAdapter(*decoder.lora()));
       }
     }
-    return std::unique_ptr<Trainer>(new Trainer(config, std::move(objective), std::move(decoder),
-                                                group, clock, std::move(companions),
-                                                std::move(base)));
+    return std::unique_ptr<Trainer>(new Trainer(config, std::move(objective), preferences,
+                                                std::move(decoder), group, clock,
+                                                std::move(companions), std::move(base)));
   });
 }
 
-Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
+Trainer::Trainer(const v1::RunConfig& config, Objective objective,
+                 std::optional<PreferenceObjective> preferences, model::Decoder decoder,
                  ProcessGroup* group, Clock* clock, TrainerCompanions companions,
                  std::string base_manifest_hash)
     : config_(config),
-      supervised_(config.stage() == v1::STAGE_SFT || config.stage() == v1::STAGE_REWARD_MODEL),
+      supervised_(config.stage() == v1::STAGE_SFT || config.stage() == v1::STAGE_REWARD_MODEL ||
+                  preferences.has_value()),
       objective_(std::move(objective)),
+      preferences_(std::move(preferences)),
       // The float32 that every request to a generator carries, not the decimal it was written as:
       // the inverses of the two can round to different floats, and log-probs would differ.
       temperature_(supervised_ ? 1.0 : static_cast<double>(config.sampling().temperature())),
@@ -115,10 +123,7 @@ Trainer::Trainer(const v1::RunConfig& config, Objective objective, model::Decode
 
 absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
   OrderBatch(batch);
-  ROLLCALL_RETURN_IF_ERROR(CheckBatch(
-      batch, {.vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size),
-              .rollouts = !supervised_,
-              .reference_logprobs = objective_.needs_reference() && !reference_.has_value()}));
+  ROLLCALL_RETURN_IF_ERROR(CheckBatch(batch, Requirements()));
   totals_ = StepTotals();
   forward_time_ = backward_time_ = optimizer_time_ = critic_time_ = absl::ZeroDuration();
   StepReport report;
@@ -141,6 +146,16 @@ absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
   return report;
 }
 
+BatchRequirements Trainer::Requirements() const {
+  const bool reference = preferences_.has_value()
+                             ? preferences_->needs_reference()
+                             : objective_.needs_reference() && !reference_.has_value();
+  return {.vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size),
+          .rollouts = !supervised_,
+          .reference_logprobs = reference,
+          .twos = preferences_.has_value() || config_.stage() == v1::STAGE_REWARD_MODEL};
+}
+
 absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
   const double lr =
       LearningRateAt(config_.learner().optimizer(), report.step, config_.learner().steps());
@@ -148,6 +163,7 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
   proximal_.clear();
   old_values_.clear();
   if (config_.stage() == v1::STAGE_REWARD_MODEL) return TrainRewardModel(batch, report, lr);
+  if (preferences_.has_value()) return TrainPreferences(batch, report, lr);
   if (supervised_) return TrainSupervised(batch, lr);
   if (config_.algorithm().shuffle_rewards()) PermuteRewards(batch, config_.seed(), report.step);
   if (reference_.has_value()) ROLLCALL_RETURN_IF_ERROR(ScoreReference(batch));

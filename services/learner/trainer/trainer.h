@@ -17,6 +17,7 @@
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/algorithms/aggregation.h"
 #include "services/learner/algorithms/objective.h"
+#include "services/learner/algorithms/preference_objective.h"
 #include "services/learner/batching/batch.h"
 #include "services/learner/batching/pair_selection.h"
 #include "services/learner/publish/weight_source.h"
@@ -24,6 +25,8 @@
 #include "services/learner/trainer/batch_advantages.h"
 #include "services/learner/trainer/critic.h"
 #include "services/learner/trainer/model_update.h"
+#include "services/learner/trainer/pair_totals.h"
+#include "services/learner/trainer/preference_pass.h"
 #include "services/learner/trainer/process_group.h"
 #include "services/learner/trainer/step_totals.h"
 
@@ -53,21 +56,10 @@ struct TrainerCompanions {
   std::optional<model::Decoder> reference;
 };
 
-// Sums over pairs of sequences, in float64.
-struct PairTotals {
-  double pairs = 0, right = 0, difference = 0, rewards = 0, loss = 0;
-
-  // chosen, rejected, losses: [pairs].
-  void Add(const at::Tensor& chosen, const at::Tensor& rejected, const at::Tensor& losses);
-  // <prefix>accuracy: share of pairs whose chosen sequence has the larger reward; …difference: mean
-  // of chosen less rejected; …reward_mean: of all rewards.
-  void Report(const std::string& prefix, std::map<std::string, double>& metrics) const;
-};
-
 // The model under training with its optimizer: turns batches into updates.
 //
 // A step is one batch: algorithm.epochs_per_batch passes over algorithm.mini_batches updates (rl),
-// or one update (sft, reward_model). Each mini-batch is packed into micro-batches of at most
+// or one update (the other stages). Each mini-batch is packed into micro-batches of at most
 // learner.micro_batch_tokens; losses are normalised over the mini-batch, so the packing changes
 // memory and speed only. Deterministic: equal weights, state and batch (in whatever order its
 // sequences come) give the same bits in every run, with any number of threads.
@@ -98,8 +90,9 @@ class Trainer {
   //   RESOURCE_EXHAUSTED   out of memory: lower learner.micro_batch_tokens
   absl::StatusOr<StepReport> TrainStep(TrainBatch batch);
 
-  // Stage reward_model: eval/accuracy, …difference, …reward_mean, …loss and …pairs of held-out pairs
-  // (BatchOfPairs). Changes nothing. RESOURCE_EXHAUSTED as above.
+  // Stages of pairs and labelled completions: eval/loss, eval/pairs (or completions) and, with the
+  // prefix eval/, what PairTotals and PreferencePass report of held-out ones, which are those that
+  // the stage trains on. Changes nothing. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as above.
   absl::StatusOr<std::map<std::string, double>> EvaluatePairs(const TrainBatch& batch);
 
   // Steps taken: 0 is the initial policy.
@@ -136,7 +129,8 @@ class Trainer {
   absl::Status LoadState(const std::string& folder, const v1::LearnerCheckpoint& record);
 
  private:
-  Trainer(const v1::RunConfig& config, Objective objective, model::Decoder decoder,
+  Trainer(const v1::RunConfig& config, Objective objective,
+          std::optional<PreferenceObjective> preferences, model::Decoder decoder,
           ProcessGroup* group, Clock* clock, TrainerCompanions companions,
           std::string base_manifest_hash);
 
@@ -173,6 +167,13 @@ class Trainer {
                                         PairTotals& totals);
   // The value at the end of each packed sequence: [sequences].
   absl::StatusOr<at::Tensor> Rewards(const TrainBatch& batch, const PackedBatch& packed);
+  absl::StatusOr<std::map<std::string, double>> EvaluateRewards(const TrainBatch& batch);
+  // Stages dpo, simpo, orpo and kto (preference_step.cc).
+  absl::Status TrainPreferences(const TrainBatch& batch, StepReport& report, double lr);
+  absl::StatusOr<std::map<std::string, double>> EvaluatePreferences(const TrainBatch& batch);
+  // What the batch's loss is divided by, over all of `group`, and KTO's KL.
+  absl::StatusOr<PreferenceScale> ScalePreferences(const TrainBatch& batch, ProcessGroup& group);
+  BatchRequirements Requirements() const;
   absl::Status JudgeGap() const;
   // PolicyVersion.manifest_hash of the present weights.
   absl::StatusOr<std::string> ManifestHash() const;
@@ -189,6 +190,8 @@ class Trainer {
   const v1::RunConfig config_;
   const bool supervised_;
   const Objective objective_;
+  // Of stages dpo, simpo, orpo and kto; else unset.
+  const std::optional<PreferenceObjective> preferences_;
   const double temperature_;
   ProcessGroup* const group_;
   Clock* const clock_;

@@ -1,28 +1,16 @@
 // Online DPO: the trainer's step over pairs of completions.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "common/base/status.h"
 #include "services/learner/batching/packing.h"
+#include "services/learner/trainer/sequence_sums.h"
 #include "services/learner/trainer/trainer.h"
 
 namespace rollcall::learner {
-namespace {
-
-// [sequences]: sums of a [tokens] column.
-at::Tensor SumPerSequence(const PackedBatch& packed, const at::Tensor& of_tokens) {
-  const at::Tensor owners =
-      at::tensor(std::vector<int64_t>(packed.sequence_of.begin(), packed.sequence_of.end()))
-          .to(of_tokens.device());
-  return at::zeros({static_cast<int64_t>(packed.sequences.size())}, of_tokens.options())
-      .index_add(0, owners, of_tokens);
-}
-
-}  // namespace
 
 absl::Status Trainer::TrainPairs(const TrainBatch& batch, StepReport& report, double lr) {
   std::vector<std::optional<double>> rewards;
@@ -90,8 +78,10 @@ absl::Status Trainer::RunPairMicroBatch(const TrainBatch& batch, const PackedBat
   const at::Tensor reference_sums = SumPerSequence(packed, reference).reshape({-1, 2});
   const PairwiseOptions& options = *objective_.pairs;
   const at::Tensor losses =
-      PairwiseLoss(options.type, options.beta, policy_sums.select(1, 0), policy_sums.select(1, 1),
-                   reference_sums.select(1, 0), reference_sums.select(1, 1));
+      PairwiseLoss(options, {.chosen = policy_sums.select(1, 0),
+                             .rejected = policy_sums.select(1, 1),
+                             .reference_chosen = reference_sums.select(1, 0),
+                             .reference_rejected = reference_sums.select(1, 1)});
   const at::Tensor margins = policy_sums.sub(reference_sums);
   totals_.AddPairs(packed, margins.select(1, 0).sub(margins.select(1, 1)), losses, scores.entropy,
                    1 / pairs_of_all);
