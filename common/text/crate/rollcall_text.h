@@ -16,6 +16,7 @@ extern "C" {
 struct RollcallTokenizer;
 struct RollcallStream;
 struct RollcallTemplate;
+struct RollcallTable;
 
 struct RollcallBytes {
   uint8_t* data;
@@ -58,6 +59,21 @@ void rollcall_template_free(RollcallTemplate* compiled);
 int32_t rollcall_template_render(const RollcallTemplate* compiled, const uint8_t* variables,
                                  size_t size, int64_t now_unix_seconds, RollcallBytes* out_text,
                                  RollcallBytes* out_spans, RollcallBytes* error);
+
+// Opens a Parquet file. `out_groups`: uint64_t pairs, of each row group its rows and its bytes without
+// compression.
+int32_t rollcall_table_open(const uint8_t* path, size_t size, RollcallTable** out,
+                            RollcallBytes* out_groups, RollcallBytes* error);
+void rollcall_table_free(RollcallTable* table);
+// `count` rows of a row group from `first` on, each a JSON object and "\n". Rows that follow those
+// read last cost what they are; others cost reading the group up to them. One thread at a time.
+int32_t rollcall_table_read(RollcallTable* table, uint64_t group, uint64_t first, uint64_t count,
+                            RollcallBytes* out_rows, RollcallBytes* error);
+// Writes `rows`, a JSON object a line, as a Parquet file of `group_rows` rows a row group.
+// `compression`: none, snappy, zstd or gzip.
+int32_t rollcall_table_write(const uint8_t* path, size_t path_size, const uint8_t* rows,
+                             size_t rows_size, uint64_t group_rows, const uint8_t* compression,
+                             size_t compression_size, RollcallBytes* error);
 
 // Always panics inside the crate.
 int32_t rollcall_text_panic_for_test(RollcallBytes* error);

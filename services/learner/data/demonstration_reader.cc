@@ -17,22 +17,65 @@ uint64_t PromptLength(const MaskedTokens& tokens) {
                                tokens.loss_mask.begin());
 }
 
-absl::StatusOr<MaskedTokens> AtPlace(const RowPlace& place, absl::StatusOr<MaskedTokens> tokens) {
-  return Annotate(std::move(tokens), absl::StrCat(place.path, ":", place.line));
+// What is taught of a column's tokens, which is at least one of them.
+absl::StatusOr<MaskedTokens> Taught(const RowPlace& place, const std::string& column,
+                                    absl::StatusOr<MaskedTokens> tokens) {
+  if (!tokens.ok()) return Annotate(std::move(tokens), place.Name());
+  // Nothing predicts a first token, which only a prompt of no tokens leaves in the loss.
+  if (!tokens->loss_mask.empty()) tokens->loss_mask[0] = 0;
+  if (std::find(tokens->loss_mask.begin(), tokens->loss_mask.end(), 1) == tokens->loss_mask.end()) {
+    return place.Error(absl::StrCat("column \"", column,
+                                    "\": expected a completion of at least one token after the "
+                                    "first of the row; is there an answer of the assistant's?"));
+  }
+  return tokens;
+}
+
+// Whether a message of the assistant's says anything, in words or by a call of a tool.
+bool SaysSomething(const nlohmann::json& message) {
+  if (message["role"] != "assistant") return false;
+  const auto content = message.find("content");
+  const bool silent = content == message.end() || content->is_null() || *content == "";
+  // Its role, and the content that says nothing.
+  return !silent || message.size() > 2;
+}
+
+bool IsEmpty(const nlohmann::json& completion) {
+  if (completion.is_string()) return completion == "";
+  return std::none_of(completion.begin(), completion.end(), SaysSomething);
 }
 
 }  // namespace
 
 absl::StatusOr<MaskedTokens> DemonstrationReader::Read(const RowPlace& place,
                                                        const nlohmann::json& row) const {
-  absl::StatusOr<MaskedTokens> tokens = Encode(place, row);
-  if (!tokens.ok()) return tokens;
-  // Nothing predicts a first token, which only a prompt of no tokens leaves in the loss.
-  if (!tokens->loss_mask.empty()) tokens->loss_mask[0] = 0;
-  if (std::find(tokens->loss_mask.begin(), tokens->loss_mask.end(), 1) == tokens->loss_mask.end()) {
-    return place.Error("expected a completion of at least one token after the first of the row");
+  const FoundColumn prompt = FindPrompt(data_, row);
+  if (prompt.value == nullptr) return NoPrompt(data_, place, row);
+  const nlohmann::json* chat = FindColumn(row, data_.messages_column());
+  if (prompt.name == data_.prompt_column()) {
+    const nlohmann::json* completion = FindColumn(row, data_.completion_column());
+    if (completion != nullptr || chat == nullptr) {
+      return ReadPair(place, prompt, {data_.completion_column(), completion});
+    }
   }
-  return tokens;
+  if (chat == nullptr) return ReadPair(place, prompt, FindAnswer(data_, row));
+  if (!CheckMessages(*chat).ok()) {
+    return place.WrongColumn(data_.messages_column(), "a list of messages with roles", *chat);
+  }
+  return Taught(place, data_.messages_column(), EncodeChat(tokenizer_, *chat, 0));
+}
+
+absl::StatusOr<MaskedTokens> DemonstrationReader::ReadPair(const RowPlace& place,
+                                                           const FoundColumn& prompt,
+                                                           const FoundColumn& completion) const {
+  const std::string name = completion.name.empty() ? kAnswerColumn : completion.name;
+  if (completion.value == nullptr) {
+    return place.Error(absl::StrCat("expected a column \"", name, "\" beside the column \"",
+                                    prompt.name, "\"; name it by data.",
+                                    name == data_.completion_column() ? "completion" : "answer",
+                                    "_column"));
+  }
+  return EncodePair(place, prompt, completion);
 }
 
 absl::Status DemonstrationReader::CheckLength(const RowPlace& place,
@@ -65,52 +108,38 @@ bool DemonstrationReader::Cut(MaskedTokens& tokens, uint64_t count) {
   return true;
 }
 
-absl::StatusOr<MaskedTokens> DemonstrationReader::Encode(const RowPlace& place,
-                                                         const nlohmann::json& row) const {
-  const FoundColumn prompt = FindPrompt(data_, row);
-  if (prompt.value == nullptr) return NoPrompt(data_, place, row);
-  const nlohmann::json* chat = FindColumn(row, data_.messages_column());
-  if (prompt.name == data_.prompt_column()) {
-    const nlohmann::json* completion = FindColumn(row, data_.completion_column());
-    if (completion != nullptr || chat == nullptr) {
-      return EncodePair(place, prompt, {data_.completion_column(), completion});
-    }
-  }
-  if (chat == nullptr) return EncodePair(place, prompt, FindAnswer(data_, row));
-  if (!CheckMessages(*chat).ok()) {
-    return place.WrongColumn(data_.messages_column(), "a list of messages with roles", *chat);
-  }
-  return AtPlace(place, EncodeChat(tokenizer_, *chat, 0));
-}
-
 absl::StatusOr<MaskedTokens> DemonstrationReader::EncodePair(const RowPlace& place,
                                                              const FoundColumn& prompt,
                                                              const FoundColumn& completion) const {
-  if (completion.value == nullptr) {
-    return place.Error(absl::StrCat("expected a column \"",
-                                    completion.name.empty() ? kAnswerColumn : completion.name,
-                                    "\" beside the column \"", prompt.name, "\""));
-  }
   if (prompt.value->is_string()) {
     if (!completion.value->is_string()) {
       return place.WrongColumn(completion.name, "a string", *completion.value);
     }
-    return EncodeStrings(prompt.value->get<std::string>(), completion.value->get<std::string>());
-  }
-  if (!CheckMessages(*prompt.value).ok()) {
+  } else if (!CheckMessages(*prompt.value).ok()) {
     return place.WrongColumn(prompt.name, "a string or a list of messages with roles",
                              *prompt.value);
+  } else if (!completion.value->is_string() && !CheckMessages(*completion.value).ok()) {
+    return place.WrongColumn(completion.name, "a string or a list of messages with roles",
+                             *completion.value);
+  }
+  if (IsEmpty(*completion.value)) {
+    return place.WrongColumn(completion.name,
+                             "an answer, an empty completion teaches nothing (remove the row)",
+                             *completion.value);
+  }
+  if (prompt.value->is_string()) {
+    return Taught(place, completion.name,
+                  EncodeStrings(prompt.value->get<std::string>(),
+                                completion.value->get<std::string>()));
   }
   nlohmann::json messages = *prompt.value;
   if (completion.value->is_string()) {
     messages.push_back({{"role", "assistant"}, {"content", *completion.value}});
-  } else if (CheckMessages(*completion.value).ok()) {
-    messages.insert(messages.end(), completion.value->begin(), completion.value->end());
   } else {
-    return place.WrongColumn(completion.name, "a string or a list of messages with roles",
-                             *completion.value);
+    messages.insert(messages.end(), completion.value->begin(), completion.value->end());
   }
-  return AtPlace(place, EncodeChat(tokenizer_, messages, prompt.value->size()));
+  return Taught(place, completion.name,
+                EncodeChat(tokenizer_, messages, prompt.value->size()));
 }
 
 absl::StatusOr<MaskedTokens> DemonstrationReader::EncodeStrings(

@@ -26,6 +26,9 @@ class DemonstrationReader {
   // INVALID_ARGUMENT: the row has no such columns, or nothing in it is taught; FAILED_PRECONDITION:
   // the tokenizer lacks a template or an end-of-sequence token that is asked for.
   absl::StatusOr<MaskedTokens> Read(const RowPlace& place, const nlohmann::json& row) const;
+  // A prompt with its completion, wherever the row has them. Statuses of Read.
+  absl::StatusOr<MaskedTokens> ReadPair(const RowPlace& place, const FoundColumn& prompt,
+                                        const FoundColumn& completion) const;
 
   // INVALID_ARGUMENT: the prompt or the whole is longer than allowed.
   absl::Status CheckLength(const RowPlace& place, const MaskedTokens& tokens) const;
@@ -36,7 +39,6 @@ class DemonstrationReader {
   static bool Cut(MaskedTokens& tokens, uint64_t count);
 
  private:
-  absl::StatusOr<MaskedTokens> Encode(const RowPlace& place, const nlohmann::json& row) const;
   absl::StatusOr<MaskedTokens> EncodePair(const RowPlace& place, const FoundColumn& prompt,
                                           const FoundColumn& completion) const;
   absl::StatusOr<MaskedTokens> EncodeStrings(const std::string& prompt,

@@ -24,7 +24,7 @@ struct TooDeep {};
 
 absl::StatusOr<nlohmann::json> ParseObject(const RowPlace& place, std::string_view line) {
   if (const size_t at = line.find('\0'); at != std::string_view::npos) {
-    return place.Error(absl::StrCat("byte ", at + 1, ": expected text, got a NUL byte"));
+    return place.Error(absl::StrCat("byte ", at + 1, ": expected text, got a NUL byte: save the file as UTF-8"));
   }
   const auto check_depth = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
     if (depth > kMaxRowDepth) throw TooDeep();
@@ -33,13 +33,17 @@ absl::StatusOr<nlohmann::json> ParseObject(const RowPlace& place, std::string_vi
   try {
     nlohmann::json value = nlohmann::json::parse(line, check_depth);
     if (value.is_object()) return value;
-    return place.Error(absl::StrCat("expected a JSON object, got ", value.type_name()));
+    return place.Error(absl::StrCat("expected a JSON object, got ", value.type_name(),
+                                    value.is_array() ? ": write one object a line (jq -c '.[]')"
+                                                     : ": write {\"column\": value, …}"));
   } catch (const nlohmann::json::parse_error& error) {
     const bool encoding = absl::StrContains(error.what(), "UTF-8");
-    return place.Error(
-        absl::StrCat("byte ", error.byte, encoding ? ": not valid UTF-8" : ": not valid JSON"));
+    return place.Error(absl::StrCat(
+        "byte ", error.byte,
+        encoding ? ": not valid UTF-8: save the file as UTF-8 (iconv -f LATIN1 -t UTF-8)"
+                 : ": not valid JSON: each line is to be one whole object (jq -c makes it so)"));
   } catch (const nlohmann::json::out_of_range&) {
-    return place.Error("expected numbers within the range of float64");
+    return place.Error("expected numbers within the range of float64: write this one as a string");
   } catch (const TooDeep&) {
     return place.Error(absl::StrCat("expected at most ", kMaxRowDepth, " levels of nesting"));
   }
@@ -49,12 +53,15 @@ absl::Status SystemError(const std::string& path, const char* what) {
   return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot ", what));
 }
 
-// What a file is that does not begin as JSON Lines do; empty: nothing that is known.
+// What a file is that does not begin as JSON Lines do, and what to do; empty: nothing that is
+// known.
 std::string_view ForeignFormat(std::string_view start) {
-  if (start.starts_with("\xff\xfe") || start.starts_with("\xfe\xff")) return "UTF-16 text";
-  if (start.starts_with("PAR1")) return "a Parquet file";
-  if (start.starts_with("\x1f\x8b")) return "a gzip file";
-  if (start.starts_with("\x28\xb5\x2f\xfd")) return "a Zstandard file";
+  if (start.starts_with("\xff\xfe") || start.starts_with("\xfe\xff")) {
+    return "UTF-16 text: convert it (iconv -f UTF-16 -t UTF-8)";
+  }
+  if (start.starts_with("PAR1")) return "a Parquet file: let its name end in .parquet";
+  if (start.starts_with("\x1f\x8b")) return "a gzip file: unpack it (gunzip)";
+  if (start.starts_with("\x28\xb5\x2f\xfd")) return "a Zstandard file: unpack it (unzstd)";
   return {};
 }
 
@@ -131,8 +138,10 @@ class LineReader {
 
 }  // namespace
 
+std::string RowPlace::Name() const { return absl::StrCat(path, ":", line); }
+
 absl::Status RowPlace::Error(std::string_view message) const {
-  return absl::InvalidArgumentError(absl::StrCat(path, ":", line, ": ", std::string(message)));
+  return absl::InvalidArgumentError(absl::StrCat(Name(), ": ", std::string(message)));
 }
 
 absl::Status RowPlace::WrongColumn(std::string_view column, std::string_view expected,
@@ -155,7 +164,8 @@ absl::Status ForEachJsonRow(
     if (reader.too_long()) {
       ROLLCALL_RETURN_IF_ERROR(
           on_row(place, place.Error(absl::StrCat("expected a line of at most ", kMaxLineBytes >> 20,
-                                                 " MiB, got a longer one"))));
+                                                 " MiB, got a longer one: is this one JSON value "
+                                                 "over the whole file? Write one object a line"))));
     } else if (reader.line().find_first_not_of(" \t\r") == std::string_view::npos) {
       continue;
     } else {

@@ -25,6 +25,8 @@ struct RowPlace {
   // Counted from 0, without blank lines.
   uint64_t row = 0;
 
+  // "path:line".
+  std::string Name() const;
   // "path:line: column "prompt": expected a string, got number 3".
   absl::Status WrongColumn(std::string_view column, std::string_view expected,
                            const nlohmann::json& got) const;
@@ -37,7 +39,7 @@ struct RowPlace {
 // UTF-8, NUL bytes, more than kMaxLineBytes. Lines end with "\n"; blank ones are passed over, as is
 // a byte order mark at the start. Holds one line at a time. Stops at the first error that `on_row`
 // returns and returns it. NOT_FOUND or PERMISSION_DENIED when the file cannot be read,
-// INVALID_ARGUMENT for a folder, UTF-16 text, and Parquet or compressed files.
+// INVALID_ARGUMENT for a folder, UTF-16 text, and Parquet or compressed files, with what to do.
 absl::Status ForEachJsonRow(
     const std::string& path,
     const std::function<absl::Status(const RowPlace&, absl::StatusOr<nlohmann::json>)>& on_row);

@@ -53,9 +53,9 @@ TEST(ForEachJsonRow, EveryKindOfBrokenLineIsNamedAndPassed) {
   const std::vector<std::string> lines = Lines(folder.Write("x.jsonl", text));
   EXPECT_THAT(
       lines,
-      ElementsAre("1 {\"a\":1}", "3: byte 9: expected text, got a NUL byte",
+      ElementsAre("1 {\"a\":1}", HasSubstr("3: byte 9: expected text, got a NUL byte"),
                   HasSubstr("4: byte 12: not valid UTF-8"), HasSubstr("5: byte 9: not valid UTF-8"),
-                  "6: expected numbers within the range of float64",
+                  HasSubstr("6: expected numbers within the range of float64"),
                   "7: expected at most 66 levels of nesting", "8 {\"a\":\"\\u0000\"}",
                   HasSubstr("9: byte 14: not valid"), "10 {\"a\":2}"));
 }
@@ -73,7 +73,8 @@ TEST(ForEachJsonRow, ALineOf100MegabytesCostsNoMemory) {
   }, after{};
   getrusage(RUSAGE_SELF, &before);
   EXPECT_THAT(Lines(path),
-              ElementsAre("1 {\"a\":1}", "2: expected a line of at most 16 MiB, got a longer one",
+              ElementsAre("1 {\"a\":1}",
+                          HasSubstr("2: expected a line of at most 16 MiB, got a longer one"),
                           "3 {\"a\":3}"));
   getrusage(RUSAGE_SELF, &after);
   EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 64 * 1024) << "KiB";
@@ -84,10 +85,10 @@ TEST(ForEachJsonRow, OtherFormatsAreNamed) {
   const auto message = [&](const std::string& text) {
     return std::string(StatusOf(folder.Write("x", text)).message());
   };
-  EXPECT_THAT(message(std::string("\xff\xfe{\0", 4)), HasSubstr("in UTF-8, got UTF-16 text"));
+  EXPECT_THAT(message(std::string("\xff\xfe{\0", 4)), HasSubstr("in UTF-8, got UTF-16 text: convert it"));
   EXPECT_THAT(message(std::string("\xfe\xff\0{", 4)), HasSubstr("UTF-16 text"));
-  EXPECT_THAT(message("PAR1xxxx"), HasSubstr("got a Parquet file"));
-  EXPECT_THAT(message("\x1f\x8b\x08"), HasSubstr("got a gzip file"));
+  EXPECT_THAT(message("PAR1xxxx"), HasSubstr("got a Parquet file: let its name end in"));
+  EXPECT_THAT(message("\x1f\x8b\x08"), HasSubstr("got a gzip file: unpack it (gunzip)"));
   EXPECT_EQ(StatusOf(::testing::TempDir()).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(StatusOf("/nowhere/x").code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(StatusOf(folder.Write("empty", "")).ok());

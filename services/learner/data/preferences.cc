@@ -4,97 +4,85 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "services/learner/data/column_path.h"
 #include "services/learner/data/demonstration_reader.h"
+#include "services/learner/data/pair_columns.h"
 #include "services/learner/data/row_policy.h"
 #include "services/learner/data/source_files.h"
 
 namespace rollcall::learner {
 namespace {
 
-// The columns of one side of a pair, as those of a demonstration.
-v1::DataSection Side(const v1::DataSection& data, const std::string& column) {
-  v1::DataSection side = data;
-  side.set_completion_column(column);
-  return side;
-}
-
-struct Range {
-  double low = 0, high = 0;
-};
-constexpr Range kAnyNumber = {std::numeric_limits<double>::lowest(),
-                              std::numeric_limits<double>::max()};
-
-absl::StatusOr<double> NumberIn(const RowPlace& place, const nlohmann::json& row,
-                                const std::string& column, const char* expected, Range range) {
-  const nlohmann::json* value = FindColumn(row, column);
-  const double number =
-      value != nullptr && value->is_number() ? value->get<double>() : std::nan("");
-  // Neither holds for a NaN.
-  if (number >= range.low && number <= range.high) return number;
-  return place.WrongColumn(column, expected, value == nullptr ? nlohmann::json() : *value);
-}
-
 class PreferenceReader {
  public:
   PreferenceReader(const v1::DataSection& data, const text::Tokenizer& tokenizer,
                    uint64_t max_sequence_tokens)
-      : data_(data),
-        chosen_data_(Side(data, data.chosen_column())),
-        rejected_data_(Side(data, data.rejected_column())),
-        chosen_(chosen_data_, tokenizer, max_sequence_tokens),
-        rejected_(rejected_data_, tokenizer, max_sequence_tokens) {}
+      : data_(data), reader_(data, tokenizer, max_sequence_tokens) {}
 
   absl::StatusOr<PreferencePair> Read(const RowPlace& place, const nlohmann::json& row) const {
-    for (const std::string& column : {data_.chosen_column(), data_.rejected_column()}) {
-      if (FindColumn(row, column) == nullptr) {
-        return place.Error(absl::StrCat("expected a column \"", column, "\""));
-      }
-    }
+    ROLLCALL_ASSIGN_OR_RETURN(const PairColumns columns, SplitPair(data_, place, row));
     PreferencePair pair;
-    ROLLCALL_ASSIGN_OR_RETURN(pair.chosen, chosen_.Read(place, row));
-    ROLLCALL_ASSIGN_OR_RETURN(pair.rejected, rejected_.Read(place, row));
+    const FoundColumn prompt{columns.prompt_column, &columns.prompt};
+    ROLLCALL_ASSIGN_OR_RETURN(
+        pair.chosen, reader_.ReadPair(place, prompt, {data_.chosen_column(), &columns.chosen}));
+    ROLLCALL_ASSIGN_OR_RETURN(
+        pair.rejected,
+        reader_.ReadPair(place, prompt, {data_.rejected_column(), &columns.rejected}));
+    constexpr double kAny = std::numeric_limits<double>::max();
+    ROLLCALL_RETURN_IF_ERROR(
+        ReadNumber(place, row, data_.margin_column(), "a number", -kAny, kAny, pair.margin));
+    ROLLCALL_RETURN_IF_ERROR(ReadNumber(place, row, data_.preference_column(),
+                                        "a probability from 0 to 1", 0, 1, pair.preference));
     if (pair.chosen.token_ids == pair.rejected.token_ids) {
-      return place.Error(absl::StrCat(
-          "columns \"", data_.chosen_column(), "\" and \"", data_.rejected_column(),
-          "\" are the same completion, so neither is preferred; take the row out, or set "
-          "data.on_bad_row: skip"));
+      return place.Error(absl::StrCat("column \"", data_.rejected_column(),
+                                      "\": expected other tokens than those of \"",
+                                      data_.chosen_column(),
+                                      "\", got the same, so neither is preferred; remove the row"));
     }
-    if (!data_.margin_column().empty()) {
-      ROLLCALL_ASSIGN_OR_RETURN(
-          pair.margin, NumberIn(place, row, data_.margin_column(), "a number", kAnyNumber));
-    }
-    if (!data_.preference_column().empty()) {
-      ROLLCALL_ASSIGN_OR_RETURN(
-          pair.preference, NumberIn(place, row, data_.preference_column(), "a probability, 0 to 1",
-                                    {.low = 0, .high = 1}));
-      if (pair.preference < 0.5) {
-        std::swap(pair.chosen, pair.rejected);
-        pair.preference = 1 - pair.preference;
-      }
+    if (pair.preference < 0.5) {
+      std::swap(pair.chosen, pair.rejected);
+      pair.preference = 1 - pair.preference;
     }
     return pair;
   }
 
   absl::Status CheckLength(const RowPlace& place, const PreferencePair& pair) const {
-    ROLLCALL_RETURN_IF_ERROR(chosen_.CheckLength(place, pair.chosen));
-    return rejected_.CheckLength(place, pair.rejected);
+    ROLLCALL_RETURN_IF_ERROR(reader_.CheckLength(place, pair.chosen));
+    return reader_.CheckLength(place, pair.rejected);
   }
 
   // Both completions keep the same end of the prompt.
   bool Truncate(PreferencePair& pair) const {
-    const uint64_t cut = std::max(chosen_.Surplus(pair.chosen), rejected_.Surplus(pair.rejected));
-    return chosen_.Cut(pair.chosen, cut) && rejected_.Cut(pair.rejected, cut);
+    const uint64_t cut = std::max(reader_.Surplus(pair.chosen), reader_.Surplus(pair.rejected));
+    return reader_.Cut(pair.chosen, cut) && reader_.Cut(pair.rejected, cut);
   }
 
  private:
+  // Leaves `number` as it is where no column is named.
+  static absl::Status ReadNumber(const RowPlace& place, const nlohmann::json& row,
+                                 const std::string& column, std::string_view expected, double least,
+                                 double most, double& number) {
+    if (column.empty()) return absl::OkStatus();
+    const nlohmann::json* found = FindColumn(row, column);
+    if (found == nullptr) {
+      return place.Error(absl::StrCat("expected a column \"", column,
+                                      "\", which the configuration names, the row has: ",
+                                      ColumnsShown(row)));
+    }
+    // Also false for what is no number at all.
+    const double value = found->is_number() ? found->get<double>() : std::nan("");
+    if (!(value >= least && value <= most)) return place.WrongColumn(column, expected, *found);
+    number = value;
+    return absl::OkStatus();
+  }
+
   const v1::DataSection& data_;
-  const v1::DataSection chosen_data_, rejected_data_;
-  const DemonstrationReader chosen_, rejected_;
+  const DemonstrationReader reader_;
 };
 
 }  // namespace

@@ -35,14 +35,13 @@ struct PreferenceSet {
   LeftOutRows left_out;
 };
 
-// Reads pairs. A row has data.prompt_column, data.chosen_column and data.rejected_column, strings or
-// lists of messages, each of the two encoded as LoadDemonstrations encodes a completion; with
-// data.margin_column set it has that number, too. With data.preference_column set it has the
-// probability that its chosen completion is the better one; below one half the two change places,
-// so that `chosen` is always the likelier one. Two completions of the same tokens are an error, for
-// neither is preferred. Errors and bounds on lengths are those of
-// LoadDemonstrations, for both completions; truncating drops the same beginning of the prompt from
-// both.
+// Reads pairs, of rows as SplitPair knows them. Each of the two completions is encoded as
+// LoadDemonstrations encodes one; columns named by data.margin_column and data.preference_column are
+// numbers that every row has. The latter is the probability that its chosen completion is the
+// better one; below one half the two change places, so that `chosen` is always the likelier one.
+// Two completions of the same tokens are an error, for neither is preferred. Errors and bounds on
+// lengths are those of LoadDemonstrations, for both completions; truncating drops the same beginning
+// of the prompt from both.
 absl::StatusOr<PreferenceSet> LoadPreferences(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);

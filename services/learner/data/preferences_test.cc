@@ -42,8 +42,8 @@ class PreferencesTest : public ::testing::Test {
 };
 
 constexpr char kTwo[] =
-    "{\"prompt\": \"1+2=\", \"chosen\": \"3\", \"rejected\": \"12\", \"by\": 0.5}\n"
-    "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"by\": 2}\n";
+    "{\"prompt\": \"1+2=\", \"chosen\": \"3\", \"rejected\": \"12\", \"by\": 0.5, \"p\": 1}\n"
+    "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"by\": 2, \"p\": 1}\n";
 
 TEST_F(PreferencesTest, ReadsBothCompletionsOfAPrompt) {
   v1::DataSection data = Data(kTwo);
@@ -53,10 +53,13 @@ TEST_F(PreferencesTest, ReadsBothCompletionsOfAPrompt) {
   EXPECT_THAT(set->pairs[0].chosen.token_ids, ElementsAreArray(Ids("1+2=3$")));
   EXPECT_THAT(set->pairs[0].rejected.token_ids, ElementsAreArray(Ids("1+2=12$")));
   EXPECT_EQ(set->pairs[0].margin, 0);
+  EXPECT_EQ(set->pairs[0].preference, 1);
   data.set_margin_column("by");
+  data.set_preference_column("p");
   set = Load(data);
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_EQ(set->pairs[1].margin, 2);
+  EXPECT_EQ(set->pairs[1].preference, 1);
 }
 
 TEST_F(PreferencesTest, ReadsChats) {
@@ -106,21 +109,12 @@ TEST_F(PreferencesTest, EqualCompletionsPreferNothing) {
   const std::string rows =
       std::string(kTwo) + "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
   v1::DataSection data = Data(rows);
-  EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:3: columns \"chosen\" and \"rejected\""));
+  EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:3: column \"rejected\": expected another completion"));
   data.set_on_bad_row(v1::BAD_ROW_SKIP);
   const auto set = Load(data);
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_EQ(set->pairs.size(), 2u);
   EXPECT_EQ(set->left_out.unreadable, 1u);
-}
-
-TEST_F(PreferencesTest, AnEmptyCompletionIsItsEnd) {
-  v1::DataSection data = Data(R"({"prompt": "a", "chosen": "", "rejected": "b"})");
-  const auto set = Load(data);
-  ASSERT_TRUE(set.ok()) << set.status();
-  EXPECT_THAT(set->pairs[0].chosen.token_ids, ElementsAreArray(Ids("a$")));
-  data.set_append_eos(false);
-  EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:1: expected a completion"));
 }
 
 TEST_F(PreferencesTest, BoundsHoldForBothAndTruncatingKeepsThePromptsAlike) {

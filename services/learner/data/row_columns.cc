@@ -9,6 +9,8 @@ namespace {
 // Names shown of a row's own columns.
 constexpr size_t kShownColumns = 8;
 
+}  // namespace
+
 std::string ColumnsShown(const nlohmann::json& row) {
   std::string names;
   size_t shown = 0;
@@ -18,8 +20,6 @@ std::string ColumnsShown(const nlohmann::json& row) {
   }
   return names.empty() ? "none" : names;
 }
-
-}  // namespace
 
 FoundColumn FindPrompt(const v1::DataSection& data, const nlohmann::json& row) {
   for (const std::string* name :
@@ -43,7 +43,8 @@ absl::Status NoPrompt(const v1::DataSection& data, const RowPlace& place,
                       const nlohmann::json& row) {
   return place.Error(absl::StrCat("expected a column \"", data.prompt_column(), "\", \"",
                                   data.messages_column(), "\" or \"", data.question_column(),
-                                  "\", the row has: ", ColumnsShown(row)));
+                                  "\", the row has: ", ColumnsShown(row),
+                                  "; name it by data.prompt_column"));
 }
 
 }  // namespace rollcall::learner

@@ -29,6 +29,9 @@ FoundColumn FindPrompt(const v1::DataSection& data, const nlohmann::json& row);
 //   3. reward_model.ground_truth   (verl)
 FoundColumn FindAnswer(const v1::DataSection& data, const nlohmann::json& row);
 
+// The names of a row's columns, the first few of them, for messages.
+std::string ColumnsShown(const nlohmann::json& row);
+
 // INVALID_ARGUMENT for a row without a prompt: names the columns that were looked for and those
 // that the row has.
 absl::Status NoPrompt(const v1::DataSection& data, const RowPlace& place,

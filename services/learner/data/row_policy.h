@@ -1,6 +1,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/data/prompt_set.h"
@@ -15,7 +16,10 @@ class RowPolicy {
   // OK: the row is left out and counted.
   absl::Status OnBadRow(const absl::Status& error) {
     // A missing template or an unreadable file is no fault of the row.
-    if (data_.on_bad_row() != v1::BAD_ROW_SKIP || !absl::IsInvalidArgument(error)) return error;
+    if (!absl::IsInvalidArgument(error)) return error;
+    if (data_.on_bad_row() != v1::BAD_ROW_SKIP) {
+      return Hint(error, "data.on_bad_row: skip leaves such rows out");
+    }
     if (left_out_.unreadable++ == 0) LogWarning("a row is skipped", {{"error", error}});
     return absl::OkStatus();
   }
@@ -26,6 +30,10 @@ class RowPolicy {
   }
   // OK: the row is left out and counted.
   absl::Status OnLongRow(const absl::Status& error) {
+    if (data_.on_long_prompt() == v1::LONG_PROMPT_ERROR) {
+      return Hint(error,
+                  "data.on_long_prompt: drop leaves such rows out, truncate keeps their end");
+    }
     if (data_.on_long_prompt() != v1::LONG_PROMPT_DROP) return error;
     if (left_out_.too_long++ == 0) LogWarning("a row is dropped", {{"error", error}});
     return absl::OkStatus();
@@ -34,6 +42,10 @@ class RowPolicy {
   const LeftOutRows& left_out() const { return left_out_; }
 
  private:
+  static absl::Status Hint(const absl::Status& error, const char* hint) {
+    return absl::Status(error.code(), absl::StrCat(error.message(), " (", hint, ")"));
+  }
+
   const v1::DataSection& data_;
   LeftOutRows left_out_;
 };

@@ -1,8 +1,9 @@
-//! Hugging Face tokenizers and chat templates behind a C interface; `rollcall_text.h` is its contract.
+//! Hugging Face tokenizers, chat templates and Parquet files behind a C interface; `rollcall_text.h` is its contract.
 //!
 //! `boundary` keeps panics and Rust types on this side, `isolate` bounds what input may cost by `limits`, `stream` decodes
 //! token by token, `template` renders chat
-//! templates as transformers does, and `python` formats values as Python would.
+//! templates as transformers does, and `python` formats values as Python would. `table` reads Parquet files row by row as
+//! JSON (`row_json`), `table_footer` keeps hostile ones out, and `table_writer` writes them.
 
 mod boundary;
 mod isolate;
@@ -10,7 +11,13 @@ mod limits;
 mod loops;
 mod methods;
 mod python;
+mod row_json;
 mod stream;
+mod table;
+mod table_file;
+mod table_footer;
+mod table_interface;
+mod table_writer;
 mod template;
 
 use boundary::{bytes, ids, run, utf8, write_out, RollcallBytes};
