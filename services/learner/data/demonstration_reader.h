@@ -18,6 +18,8 @@ namespace rollcall::learner {
 // Thread-safe.
 class DemonstrationReader {
  public:
+  using Example = MaskedTokens;
+
   // `data` and `tokenizer` must outlive the reader. max_sequence_tokens 0: no bound.
   DemonstrationReader(const v1::DataSection& data, const text::Tokenizer& tokenizer,
                       uint64_t max_sequence_tokens)
@@ -37,6 +39,9 @@ class DemonstrationReader {
   // Drops that many tokens of the prompt's beginning; false, and nothing is dropped, where none of
   // the prompt would be left.
   static bool Cut(MaskedTokens& tokens, uint64_t count);
+  // Cuts what is too much.
+  absl::StatusOr<bool> Truncate(MaskedTokens& tokens) const { return Cut(tokens, Surplus(tokens)); }
+  void SetSource(MaskedTokens&, uint32_t) const {}
 
  private:
   absl::StatusOr<MaskedTokens> EncodePair(const RowPlace& place, const FoundColumn& prompt,

@@ -11,18 +11,12 @@
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/batching/batch.h"
 #include "services/learner/data/chat_encoding.h"
-#include "services/learner/data/mixture_order.h"
-#include "services/learner/data/prompt_set.h"
+#include "services/learner/data/examples.h"
 
 namespace rollcall::learner {
 
 // Demonstrations for supervised fine-tuning, tokenised, in the order of their files.
-struct DemonstrationSet {
-  std::vector<MaskedTokens> rows;
-  // Of the files in turn, where they have weights; else empty.
-  std::vector<SourceRows> sources;
-  LeftOutRows left_out;
-};
+using DemonstrationSet = ExampleSet<MaskedTokens>;
 
 // Reads demonstrations. A row has data.prompt_column and data.completion_column, else a chat in
 // data.messages_column, else data.question_column and its answer (FindAnswer):
@@ -42,24 +36,35 @@ absl::StatusOr<DemonstrationSet> LoadDemonstrations(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);
 
-// Batches of demonstrations: that of step s is a pure function of rows, seed and s. Endless; never
-// blocks.
+// The same in memory, or streamed where the files' text takes more than `memory_bytes`; `data` and
+// `tokenizer` must outlive it. Also the statuses of RowStream::Open.
+absl::StatusOr<std::shared_ptr<const Examples<MaskedTokens>>> OpenDemonstrations(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens, uint64_t seed,
+    uint64_t memory_bytes = kMemoryBytes);
+
+// Batches of demonstrations: that of step s is a pure function of rows, seed and s. Endless.
 class DemonstrationSource final : public BatchSource {
  public:
-  // `set` holds at least one row, as LoadDemonstrations promises; sequences_per_step >= 1.
-  DemonstrationSource(std::shared_ptr<const DemonstrationSet> set, uint64_t seed, bool shuffle,
+  // sequences_per_step >= 1.
+  DemonstrationSource(std::shared_ptr<const Examples<MaskedTokens>> examples,
                       uint32_t sequences_per_step)
-      : set_(std::move(set)),
-        order_(seed, set_->rows.size(), shuffle, set_->sources),
-        sequences_per_step_(sequences_per_step) {}
+      : examples_(std::move(examples)), sequences_per_step_(sequences_per_step) {}
+  // `set` holds at least one row, as LoadDemonstrations promises.
+  DemonstrationSource(const std::shared_ptr<const DemonstrationSet>& set, uint64_t seed,
+                      bool shuffle, uint32_t sequences_per_step)
+      : DemonstrationSource(
+            std::make_shared<const LoadedExamples<MaskedTokens>>(
+                std::shared_ptr<const std::vector<MaskedTokens>>(set, &set->rows), seed, shuffle,
+                set->sources, set->left_out),
+            sequences_per_step) {}
 
-  // Metrics: length/mean (tokens), length/completion_mean, data/epoch. INVALID_ARGUMENT when step
-  // is 0.
+  // Metrics: length/mean (tokens), length/completion_mean, and those of DrawBatch. INVALID_ARGUMENT
+  // when step is 0; else the statuses of DrawBatch. Blocks on the disk where examples are streamed.
   absl::StatusOr<TrainBatch> Next(uint64_t step) override;
 
  private:
-  const std::shared_ptr<const DemonstrationSet> set_;
-  const MixtureOrder order_;
+  const std::shared_ptr<const Examples<MaskedTokens>> examples_;
   const uint32_t sequences_per_step_;
 };
 

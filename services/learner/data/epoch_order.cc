@@ -3,14 +3,11 @@
 #include <numeric>
 
 #include "common/base/philox.h"
+#include "services/learner/data/shuffle_streams.h"
 
 namespace rollcall::learner {
 namespace {
 
-// Streams of the run's seed that shuffle data; initialisation uses those from 0.
-constexpr uint64_t kFirstStream = uint64_t{1} << 56;
-// Of which each source has 2^40, one for each epoch.
-constexpr int kEpochBits = 40;
 constexpr size_t kEpochsKept = 2;
 
 }  // namespace
@@ -27,7 +24,7 @@ EpochOrder::Permutation EpochOrder::PermutationOf(uint64_t epoch) const {
   }
   std::vector<uint64_t> order(rows_);
   std::iota(order.begin(), order.end(), uint64_t{0});
-  PhiloxStream stream(seed_, kFirstStream + (source_ << kEpochBits) + epoch);
+  PhiloxStream stream(seed_, EpochStream(source_, epoch));
   for (uint64_t last = rows_ - 1; last > 0; --last) {
     std::swap(order[last], order[stream.Below(last + 1)]);
   }

@@ -1,14 +1,16 @@
 #include "services/learner/data/labelled_completions.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "services/learner/data/column_path.h"
 #include "services/learner/data/demonstration_reader.h"
-#include "services/learner/data/row_policy.h"
-#include "services/learner/data/source_files.h"
+#include "services/learner/data/row_columns.h"
 
 namespace rollcall::learner {
 namespace {
@@ -20,23 +22,43 @@ std::optional<bool> LabelOf(const nlohmann::json* value) {
   return std::nullopt;
 }
 
-absl::StatusOr<LabelledCompletion> ReadRow(const DemonstrationReader& reader,
-                                           const std::string& label_column, const RowPlace& place,
-                                           const nlohmann::json& row) {
-  LabelledCompletion completion;
-  ROLLCALL_ASSIGN_OR_RETURN(completion.tokens, reader.Read(place, row));
-  const nlohmann::json* value = FindColumn(row, label_column);
-  const std::optional<bool> label = LabelOf(value);
-  if (value == nullptr) {
-    return place.Error(absl::StrCat("expected a column \"", label_column,
-                                    "\" (data.label_column) beside prompt and completion"));
+class LabelledReader {
+ public:
+  using Example = LabelledCompletion;
+
+  LabelledReader(const v1::DataSection& data, const text::Tokenizer& tokenizer,
+                 uint64_t max_sequence_tokens)
+      : label_column_(data.label_column()), reader_(data, tokenizer, max_sequence_tokens) {}
+
+  absl::StatusOr<LabelledCompletion> Read(const RowPlace& place, const nlohmann::json& row) const {
+    LabelledCompletion completion;
+    ROLLCALL_ASSIGN_OR_RETURN(completion.tokens, reader_.Read(place, row));
+    const nlohmann::json* value = FindColumn(row, label_column_);
+    if (value == nullptr) {
+      return place.Error(absl::StrCat("expected a column \"", label_column_,
+                                      "\" beside prompt and completion, the row has: ",
+                                      ColumnsShown(row), "; name it by data.label_column"));
+    }
+    const std::optional<bool> label = LabelOf(value);
+    if (!label.has_value()) {
+      return place.WrongColumn(label_column_, "true or false, or 1 or 0", *value);
+    }
+    completion.desirable = *label;
+    return completion;
   }
-  if (!label.has_value()) {
-    return place.WrongColumn(label_column, "true or false, or 1 or 0", *value);
+
+  absl::Status CheckLength(const RowPlace& place, const LabelledCompletion& completion) const {
+    return reader_.CheckLength(place, completion.tokens);
   }
-  completion.desirable = *label;
-  return completion;
-}
+  absl::StatusOr<bool> Truncate(LabelledCompletion& completion) const {
+    return reader_.Truncate(completion.tokens);
+  }
+  void SetSource(LabelledCompletion&, uint32_t) const {}
+
+ private:
+  const std::string label_column_;
+  const DemonstrationReader reader_;
+};
 
 absl::Status CheckBothLabels(const LabelledSet& set, const v1::DataSection& data,
                              const std::string& first_path) {
@@ -90,27 +112,27 @@ void AddSequence(MaskedTokens tokens, uint64_t group, uint32_t sample, bool desi
 absl::StatusOr<LabelledSet> LoadLabelledCompletions(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens) {
-  const DemonstrationReader reader(data, tokenizer, max_sequence_tokens);
-  RowPolicy policy(data);
-  LabelledSet set;
-  const auto on_row = [&](int, const RowPlace& place, const nlohmann::json& row) {
-    auto completion = ReadRow(reader, data.label_column(), place, row);
-    if (!completion.ok()) return policy.OnBadRow(completion.status());
-    MaskedTokens& tokens = completion->tokens;
-    if (const absl::Status fits = reader.CheckLength(place, tokens); !fits.ok()) {
-      if (!policy.truncates() || !reader.Cut(tokens, reader.Surplus(tokens))) {
-        return policy.OnLongRow(fits);
-      }
-      policy.CountTruncated(fits);
-    }
-    set.rows.push_back(*std::move(completion));
-    return absl::OkStatus();
-  };
-  ROLLCALL_ASSIGN_OR_RETURN(set.sources,
-                            ReadSources(sources, policy, on_row, [&] { return set.rows.size(); }));
-  set.left_out = policy.left_out();
+  const LabelledReader reader(data, tokenizer, max_sequence_tokens);
+  ROLLCALL_ASSIGN_OR_RETURN(LabelledSet set, LoadExamples(data, sources, reader));
   ROLLCALL_RETURN_IF_ERROR(CheckBothLabels(set, data, sources.begin()->path()));
   return set;
+}
+
+absl::StatusOr<std::shared_ptr<const Examples<LabelledCompletion>>> OpenLabelledCompletions(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens, uint64_t seed,
+    uint64_t memory_bytes) {
+  ROLLCALL_ASSIGN_OR_RETURN(const uint64_t bytes, TextBytes(sources));
+  if (bytes > memory_bytes) {
+    return OpenExamples(data, sources, LabelledReader(data, tokenizer, max_sequence_tokens), seed,
+                        memory_bytes);
+  }
+  ROLLCALL_ASSIGN_OR_RETURN(
+      LabelledSet loaded, LoadLabelledCompletions(data, sources, tokenizer, max_sequence_tokens));
+  const auto set = std::make_shared<const LabelledSet>(std::move(loaded));
+  return std::make_shared<const LoadedExamples<LabelledCompletion>>(
+      std::shared_ptr<const std::vector<LabelledCompletion>>(set, &set->rows), seed, data.shuffle(),
+      set->sources, set->left_out);
 }
 
 TrainBatch BatchOfLabelled(std::span<const LabelledCompletion* const> rows,
@@ -135,12 +157,13 @@ TrainBatch BatchOfLabelled(std::span<const LabelledCompletion* const> rows,
 absl::StatusOr<TrainBatch> LabelledSource::Next(uint64_t step) {
   if (step == 0) return absl::InvalidArgumentError("steps are counted from 1");
   const uint64_t first = (step - 1) * completions_per_step_;
+  std::map<std::string, double> metrics;
+  ROLLCALL_ASSIGN_OR_RETURN(const auto drawn,
+                            DrawBatch(*examples_, first, completions_per_step_, metrics));
   std::vector<const LabelledCompletion*> rows;
-  for (uint64_t ordinal = first; ordinal < first + completions_per_step_; ++ordinal) {
-    rows.push_back(&set_->rows[order_.At(ordinal).row]);
-  }
+  for (const auto& row : drawn) rows.push_back(row.get());
   TrainBatch batch = BatchOfLabelled(rows, max_sequence_tokens_);
-  batch.metrics["data/epoch"] = static_cast<double>(order_.EpochOf(first));
+  batch.metrics.merge(metrics);
   return batch;
 }
 

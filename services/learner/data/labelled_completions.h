@@ -13,8 +13,7 @@
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/batching/batch.h"
 #include "services/learner/data/chat_encoding.h"
-#include "services/learner/data/mixture_order.h"
-#include "services/learner/data/prompt_set.h"
+#include "services/learner/data/examples.h"
 
 namespace rollcall::learner {
 
@@ -25,12 +24,7 @@ struct LabelledCompletion {
 };
 
 // Labelled completions, tokenised, in the order of their files.
-struct LabelledSet {
-  std::vector<LabelledCompletion> rows;
-  // Of the files in turn, where they have weights; else empty.
-  std::vector<SourceRows> sources;
-  LeftOutRows left_out;
-};
+using LabelledSet = ExampleSet<LabelledCompletion>;
 
 // Reads rows of a prompt, a completion and data.label_column (true or false, 1 or 0), prompt and
 // completion as LoadDemonstrations reads them. Errors and bounds on lengths are those of
@@ -40,6 +34,14 @@ absl::StatusOr<LabelledSet> LoadLabelledCompletions(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);
 
+// The same in memory, or streamed where the files' text takes more than `memory_bytes`; `data` and
+// `tokenizer` must outlive it. Streamed rows may all have the same label: data/desirable shows it.
+// Also the statuses of RowStream::Open.
+absl::StatusOr<std::shared_ptr<const Examples<LabelledCompletion>>> OpenLabelledCompletions(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens, uint64_t seed,
+    uint64_t memory_bytes = kMemoryBytes);
+
 // The rows as a batch that the trainer takes in stage kto: 2 * i is a row, 2 * i + 1 its prompt
 // with the completion of the row before it (that of the first is the last one's), from which KTO
 // estimates the KL to the reference (arXiv 2402.01306, section 4.2; TRL pairs them the same way).
@@ -48,25 +50,30 @@ absl::StatusOr<LabelledSet> LoadLabelledCompletions(
 TrainBatch BatchOfLabelled(std::span<const LabelledCompletion* const> rows,
                            uint64_t max_sequence_tokens);
 
-// Batches of labelled completions: that of step s is a pure function of rows, seed and s. Endless;
-// never blocks.
+// Batches of labelled completions: that of step s is a pure function of rows, seed and s. Endless.
 class LabelledSource final : public BatchSource {
  public:
-  // `set` holds at least one row, as LoadLabelledCompletions promises; completions_per_step >= 1.
-  LabelledSource(std::shared_ptr<const LabelledSet> set, uint64_t seed, bool shuffle,
+  // completions_per_step >= 1.
+  LabelledSource(std::shared_ptr<const Examples<LabelledCompletion>> examples,
                  uint32_t completions_per_step, uint64_t max_sequence_tokens)
-      : set_(std::move(set)),
-        order_(seed, set_->rows.size(), shuffle, set_->sources),
+      : examples_(std::move(examples)),
         completions_per_step_(completions_per_step),
         max_sequence_tokens_(max_sequence_tokens) {}
+  // `set` holds at least one row, as LoadLabelledCompletions promises.
+  LabelledSource(const std::shared_ptr<const LabelledSet>& set, uint64_t seed, bool shuffle,
+                 uint32_t completions_per_step, uint64_t max_sequence_tokens)
+      : LabelledSource(std::make_shared<const LoadedExamples<LabelledCompletion>>(
+                           std::shared_ptr<const std::vector<LabelledCompletion>>(set, &set->rows),
+                           seed, shuffle, set->sources, set->left_out),
+                       completions_per_step, max_sequence_tokens) {}
 
-  // Metrics: length/mean (tokens of a row), data/desirable (share), data/epoch. INVALID_ARGUMENT
-  // when step is 0.
+  // Metrics: length/mean (tokens of a row), data/desirable (share), and those of DrawBatch.
+  // INVALID_ARGUMENT when step is 0; else the statuses of DrawBatch. Blocks on the disk where
+  // examples are streamed.
   absl::StatusOr<TrainBatch> Next(uint64_t step) override;
 
  private:
-  const std::shared_ptr<const LabelledSet> set_;
-  const MixtureOrder order_;
+  const std::shared_ptr<const Examples<LabelledCompletion>> examples_;
   const uint32_t completions_per_step_;
   const uint64_t max_sequence_tokens_;
 };

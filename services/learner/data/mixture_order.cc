@@ -16,41 +16,55 @@ uint64_t Taken(uint64_t draws, uint64_t share) {
   return (draws >> kShareBits) * share + (low >> kShareBits) + (low % kWhole != 0 ? 1 : 0);
 }
 
+std::vector<double> Weights(const std::vector<SourceRows>& sources) {
+  std::vector<double> weights;
+  for (const SourceRows& source : sources) weights.push_back(source.weight);
+  return weights;
+}
+
 }  // namespace
+
+SourceTurns::SourceTurns(const std::vector<double>& weights) {
+  for (size_t i = 0; i + 1 < weights.size(); ++i) {
+    double left = 0;  // weight of this source and those after it
+    for (size_t later = i; later < weights.size(); ++later) left += weights[later];
+    const double part = weights[i] / left * static_cast<double>(kWhole);
+    // Never 0: a source that is named is visited.
+    shares_.push_back(
+        std::clamp(static_cast<uint64_t>(std::llround(part)), uint64_t{1}, kWhole - 1));
+  }
+}
+
+SourceTurns::Turn SourceTurns::At(uint64_t ordinal) const {
+  // Each source in turn takes its share of the draws that are left, or passes this one on.
+  for (size_t source = 0; source < shares_.size(); ++source) {
+    const uint64_t taken = Taken(ordinal, shares_[source]);
+    if (Taken(ordinal + 1, shares_[source]) > taken) return {source, taken};
+    ordinal -= taken;
+  }
+  return {shares_.size(), ordinal};  // the last one takes what is left
+}
 
 MixtureOrder::MixtureOrder(uint64_t seed, uint64_t rows, bool shuffle,
                            const std::vector<SourceRows>& sources)
-    : rows_(rows) {
+    : rows_(rows), turns_(Weights(sources)) {
   if (sources.empty()) {
-    sources_.push_back({0, kWhole, std::make_unique<EpochOrder>(seed, rows, shuffle)});
+    sources_.push_back({0, std::make_unique<EpochOrder>(seed, rows, shuffle)});
     return;
   }
   uint64_t first_row = 0;
   for (size_t i = 0; i < sources.size(); ++i) {
-    double left = 0;  // weight of this source and those after it
-    for (size_t later = i; later < sources.size(); ++later) left += sources[later].weight;
-    const double part = sources[i].weight / left * static_cast<double>(kWhole);
-    // Never 0: a source that is named is visited.
-    const uint64_t share =
-        i + 1 == sources.size()
-            ? kWhole
-            : std::clamp(static_cast<uint64_t>(std::llround(part)), uint64_t{1}, kWhole - 1);
     sources_.push_back(
-        {first_row, share, std::make_unique<EpochOrder>(seed, sources[i].rows, shuffle, i)});
+        {first_row, std::make_unique<EpochOrder>(seed, sources[i].rows, shuffle, i)});
     first_row += sources[i].rows;
   }
 }
 
 MixtureOrder::Draw MixtureOrder::At(uint64_t ordinal) const {
-  // Each source in turn takes its share of the draws that are left, or passes this one on.
-  for (const Source& source : sources_) {
-    const uint64_t taken = Taken(ordinal, source.share);
-    if (Taken(ordinal + 1, source.share) > taken) {
-      return {source.first_row + source.order->RowAt(taken), source.order->EpochOf(taken)};
-    }
-    ordinal -= taken;
-  }
-  return {};  // not reached: the last source takes every draw
+  const SourceTurns::Turn turn = turns_.At(ordinal);
+  const Source& source = sources_[turn.source];
+  return {source.first_row + source.order->RowAt(turn.ordinal),
+          source.order->EpochOf(turn.ordinal)};
 }
 
 }  // namespace rollcall::learner

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -15,11 +16,28 @@ struct SourceRows {
   double weight = 0;
 };
 
+// Whose turn it is to give a row: the sources take turns evenly by weight. Among the first n draws,
+// those of the first k sources together are their share of n rounded up, for every n and k up to
+// rounding once per source. So every batch has nearly the same mixture. Immutable.
+class SourceTurns {
+ public:
+  // Without weights there is one source; else each is > 0.
+  explicit SourceTurns(const std::vector<double>& weights);
+
+  struct Turn {
+    size_t source = 0;
+    uint64_t ordinal = 0;  // of the source's own draws
+  };
+  Turn At(uint64_t ordinal) const;
+
+ private:
+  // Of the draws that earlier sources leave, how many of 2^32 are each source's.
+  std::vector<uint64_t> shares_;
+};
+
 // The order in which the rows of several sources are visited: the row at an ordinal is a pure
 // function of (seed, sources, ordinal). Each source is visited epoch after epoch in its own order
-// (EpochOrder), and the sources take turns evenly by weight: among the first n draws, those of the
-// first k sources together are their share of n rounded up, for every n and k up to rounding once
-// per source. So every batch has nearly the same mixture. Thread-safe.
+// (EpochOrder), and the sources take turns (SourceTurns). Thread-safe.
 class MixtureOrder {
  public:
   // rows >= 1. Without `sources` the rows are one source; with them, their rows add up to `rows`
@@ -39,12 +57,11 @@ class MixtureOrder {
  private:
   struct Source {
     uint64_t first_row;
-    // Of the draws that earlier sources leave, how many of 2^32 are this one's.
-    uint64_t share;
     std::unique_ptr<const EpochOrder> order;
   };
 
   const uint64_t rows_;
+  const SourceTurns turns_;
   std::vector<Source> sources_;  // constant after construction
 };
 

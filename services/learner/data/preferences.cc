@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,14 +13,14 @@
 #include "services/learner/data/column_path.h"
 #include "services/learner/data/demonstration_reader.h"
 #include "services/learner/data/pair_columns.h"
-#include "services/learner/data/row_policy.h"
-#include "services/learner/data/source_files.h"
 
 namespace rollcall::learner {
 namespace {
 
 class PreferenceReader {
  public:
+  using Example = PreferencePair;
+
   PreferenceReader(const v1::DataSection& data, const text::Tokenizer& tokenizer,
                    uint64_t max_sequence_tokens)
       : data_(data), reader_(data, tokenizer, max_sequence_tokens) {}
@@ -57,10 +58,11 @@ class PreferenceReader {
   }
 
   // Both completions keep the same end of the prompt.
-  bool Truncate(PreferencePair& pair) const {
+  absl::StatusOr<bool> Truncate(PreferencePair& pair) const {
     const uint64_t cut = std::max(reader_.Surplus(pair.chosen), reader_.Surplus(pair.rejected));
     return reader_.Cut(pair.chosen, cut) && reader_.Cut(pair.rejected, cut);
   }
+  void SetSource(PreferencePair&, uint32_t) const {}
 
  private:
   // Leaves `number` as it is where no column is named.
@@ -91,22 +93,16 @@ absl::StatusOr<PreferenceSet> LoadPreferences(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens) {
   const PreferenceReader reader(data, tokenizer, max_sequence_tokens);
-  RowPolicy policy(data);
-  PreferenceSet set;
-  const auto on_row = [&](int, const RowPlace& place, const nlohmann::json& row) {
-    auto pair = reader.Read(place, row);
-    if (!pair.ok()) return policy.OnBadRow(pair.status());
-    if (const absl::Status fits = reader.CheckLength(place, *pair); !fits.ok()) {
-      if (!policy.truncates() || !reader.Truncate(*pair)) return policy.OnLongRow(fits);
-      policy.CountTruncated(fits);
-    }
-    set.pairs.push_back(*std::move(pair));
-    return absl::OkStatus();
-  };
-  ROLLCALL_ASSIGN_OR_RETURN(set.sources,
-                            ReadSources(sources, policy, on_row, [&] { return set.pairs.size(); }));
-  set.left_out = policy.left_out();
-  return set;
+  ROLLCALL_ASSIGN_OR_RETURN(auto set, LoadExamples(data, sources, reader));
+  return PreferenceSet{std::move(set.rows), std::move(set.sources), set.left_out};
+}
+
+absl::StatusOr<std::shared_ptr<const Examples<PreferencePair>>> OpenPreferences(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens, uint64_t seed,
+    uint64_t memory_bytes) {
+  return OpenExamples(data, sources, PreferenceReader(data, tokenizer, max_sequence_tokens), seed,
+                      memory_bytes);
 }
 
 TrainBatch BatchOfPairs(const std::vector<const PreferencePair*>& pairs) {
@@ -131,12 +127,13 @@ TrainBatch BatchOfPairs(const std::vector<const PreferencePair*>& pairs) {
 absl::StatusOr<TrainBatch> PreferenceSource::Next(uint64_t step) {
   if (step == 0) return absl::InvalidArgumentError("steps are counted from 1");
   const uint64_t first = (step - 1) * pairs_per_step_;
+  std::map<std::string, double> metrics;
+  ROLLCALL_ASSIGN_OR_RETURN(const auto drawn,
+                            DrawBatch(*examples_, first, pairs_per_step_, metrics));
   std::vector<const PreferencePair*> pairs;
-  for (uint64_t ordinal = first; ordinal < first + pairs_per_step_; ++ordinal) {
-    pairs.push_back(&set_->pairs[order_.At(ordinal).row]);
-  }
+  for (const auto& pair : drawn) pairs.push_back(pair.get());
   TrainBatch batch = BatchOfPairs(pairs);
-  batch.metrics["data/epoch"] = static_cast<double>(order_.EpochOf(first));
+  batch.metrics.merge(metrics);
   return batch;
 }
 

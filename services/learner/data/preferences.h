@@ -12,8 +12,7 @@
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/batching/batch.h"
 #include "services/learner/data/chat_encoding.h"
-#include "services/learner/data/mixture_order.h"
-#include "services/learner/data/prompt_set.h"
+#include "services/learner/data/examples.h"
 
 namespace rollcall::learner {
 
@@ -46,26 +45,39 @@ absl::StatusOr<PreferenceSet> LoadPreferences(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens);
 
+// The same in memory, or streamed where the files' text takes more than `memory_bytes`; `data` and
+// `tokenizer` must outlive it. Also the statuses of RowStream::Open.
+absl::StatusOr<std::shared_ptr<const Examples<PreferencePair>>> OpenPreferences(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens, uint64_t seed,
+    uint64_t memory_bytes = kMemoryBytes);
+
 // The pairs as a batch that the trainer takes in stages reward_model, dpo, simpo and orpo: 2 * i is
 // a pair's chosen sequence, 2 * i + 1 its rejected one.
 TrainBatch BatchOfPairs(const std::vector<const PreferencePair*>& pairs);
 
-// Batches of pairs: that of step s is a pure function of pairs, seed and s. Endless; never blocks.
+// Batches of pairs: that of step s is a pure function of pairs, seed and s. Endless.
 class PreferenceSource final : public BatchSource {
  public:
-  // `set` holds at least one pair, as LoadPreferences promises; pairs_per_step >= 1.
-  PreferenceSource(std::shared_ptr<const PreferenceSet> set, uint64_t seed, bool shuffle,
+  // pairs_per_step >= 1.
+  PreferenceSource(std::shared_ptr<const Examples<PreferencePair>> examples,
                    uint32_t pairs_per_step)
-      : set_(std::move(set)),
-        order_(seed, set_->pairs.size(), shuffle, set_->sources),
-        pairs_per_step_(pairs_per_step) {}
+      : examples_(std::move(examples)), pairs_per_step_(pairs_per_step) {}
+  // `set` holds at least one pair, as LoadPreferences promises.
+  PreferenceSource(const std::shared_ptr<const PreferenceSet>& set, uint64_t seed, bool shuffle,
+                   uint32_t pairs_per_step)
+      : PreferenceSource(
+            std::make_shared<const LoadedExamples<PreferencePair>>(
+                std::shared_ptr<const std::vector<PreferencePair>>(set, &set->pairs), seed, shuffle,
+                set->sources, set->left_out),
+            pairs_per_step) {}
 
-  // Metrics: length/mean (tokens), data/epoch. INVALID_ARGUMENT when step is 0.
+  // Metrics: length/mean (tokens), and those of DrawBatch. INVALID_ARGUMENT when step is 0; else the
+  // statuses of DrawBatch. Blocks on the disk where examples are streamed.
   absl::StatusOr<TrainBatch> Next(uint64_t step) override;
 
  private:
-  const std::shared_ptr<const PreferenceSet> set_;
-  const MixtureOrder order_;
+  const std::shared_ptr<const Examples<PreferencePair>> examples_;
   const uint32_t pairs_per_step_;
 };
 

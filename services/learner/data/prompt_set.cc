@@ -9,8 +9,6 @@
 #include "services/learner/data/chat_encoding.h"
 #include "services/learner/data/jsonl_file.h"
 #include "services/learner/data/row_columns.h"
-#include "services/learner/data/row_policy.h"
-#include "services/learner/data/source_files.h"
 #include "services/learner/data/struct_columns.h"
 
 namespace rollcall::learner {
@@ -44,6 +42,8 @@ void AddMessages(const nlohmann::json& messages, v1::PromptRow* prompt) {
 
 class PromptReader {
  public:
+  using Example = v1::PromptRow;
+
   PromptReader(const v1::DataSection& data, const text::Tokenizer& tokenizer)
       : data_(data), tokenizer_(tokenizer) {}
 
@@ -80,14 +80,16 @@ class PromptReader {
   }
 
   // Cuts a prompt that is too long to its last tokens.
-  absl::Status Truncate(v1::PromptRow& prompt) const {
+  absl::StatusOr<bool> Truncate(v1::PromptRow& prompt) const {
     auto& ids = *prompt.mutable_token_ids();
     ids.erase(ids.begin(), ids.end() - data_.max_prompt_tokens());
     const std::span<const uint32_t> kept(ids.data(), static_cast<size_t>(ids.size()));
     ROLLCALL_ASSIGN_OR_RETURN(*prompt.mutable_text(),
                               tokenizer_.Decode(kept, /*skip_special=*/false));
-    return absl::OkStatus();
+    return true;
   }
+
+  void SetSource(v1::PromptRow& prompt, uint32_t source) const { prompt.set_source(source); }
 
  private:
   absl::Status AddAnswer(const RowPlace& place, const nlohmann::json& row,
@@ -114,25 +116,13 @@ class PromptReader {
 absl::StatusOr<PromptSet> LoadPrompts(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer) {
-  const PromptReader reader(data, tokenizer);
-  RowPolicy policy(data);
-  PromptSet set;
-  const auto on_row = [&](int source, const RowPlace& place, const nlohmann::json& row) {
-    auto prompt = reader.Read(place, row);
-    if (!prompt.ok()) return policy.OnBadRow(prompt.status());
-    if (const absl::Status fits = reader.CheckLength(place, *prompt); !fits.ok()) {
-      if (!policy.truncates()) return policy.OnLongRow(fits);
-      ROLLCALL_RETURN_IF_ERROR(reader.Truncate(*prompt));
-      policy.CountTruncated(fits);
-    }
-    prompt->set_source(static_cast<uint32_t>(source));
-    set.rows.push_back(*std::move(prompt));
-    return absl::OkStatus();
-  };
-  ROLLCALL_ASSIGN_OR_RETURN(set.sources,
-                            ReadSources(sources, policy, on_row, [&] { return set.rows.size(); }));
-  set.left_out = policy.left_out();
-  return set;
+  return LoadExamples(data, sources, PromptReader(data, tokenizer));
+}
+
+absl::StatusOr<std::shared_ptr<const Examples<v1::PromptRow>>> OpenPrompts(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t seed, uint64_t memory_bytes) {
+  return OpenExamples(data, sources, PromptReader(data, tokenizer), seed, memory_bytes);
 }
 
 }  // namespace rollcall::learner

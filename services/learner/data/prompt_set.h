@@ -3,33 +3,19 @@
 #include <google/protobuf/repeated_ptr_field.h>
 
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/config.pb.h"
 #include "rollcall/v1/rollout.pb.h"
-#include "services/learner/data/mixture_order.h"
+#include "services/learner/data/examples.h"
 
 namespace rollcall::learner {
 
-// How many rows of the files are not in a set that was read from them, or not whole.
-struct LeftOutRows {
-  uint64_t unreadable = 0;  // data.on_bad_row: skip
-  uint64_t too_long = 0;    // data.on_long_prompt: drop
-  // Left in, without the beginning of their prompt (data.on_long_prompt: truncate).
-  uint64_t truncated = 0;
-};
-
-// Tokenised prompts in the order of their files.
-struct PromptSet {
-  // `epoch` is 0; `columns` holds all columns but the prompt's, and the answer as `answer`;
-  // `messages` a chat's.
-  std::vector<v1::PromptRow> rows;
-  // Of the files in turn, where they have weights; else empty.
-  std::vector<SourceRows> sources;
-  LeftOutRows left_out;
-};
+// Tokenised prompts in the order of their files. `epoch` is 0; `columns` holds all columns but the
+// prompt's, and the answer as `answer`; `messages` a chat's.
+using PromptSet = ExampleSet<v1::PromptRow>;
 
 // Reads prompts for reinforcement learning or evaluation. A prompt (FindPrompt says which column)
 // is a string (encoded with special tokens as data.add_special_tokens says) or a list of messages
@@ -45,5 +31,11 @@ struct PromptSet {
 absl::StatusOr<PromptSet> LoadPrompts(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer);
+
+// The same in memory, or streamed where the files' text takes more than `memory_bytes`; `data` and
+// `tokenizer` must outlive it. Also the statuses of RowStream::Open.
+absl::StatusOr<std::shared_ptr<const Examples<v1::PromptRow>>> OpenPrompts(
+    const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
+    const text::Tokenizer& tokenizer, uint64_t seed, uint64_t memory_bytes = kMemoryBytes);
 
 }  // namespace rollcall::learner

@@ -192,10 +192,10 @@ TEST(LoadPrompts, WeightsMixFilesTheSameInEveryRun) {
       std::make_shared<PromptSet>(LoadPrompts(data, data.train(), *folder.Tokenizer()).value());
   const PromptSource source(set, 1, /*shuffle=*/false);
   std::string drawn;
-  for (uint64_t n = 0; n < 12; ++n) drawn += source.PromptAt(n).text();
+  for (uint64_t n = 0; n < 12; ++n) drawn += source.PromptAt(n)->text();
   EXPECT_EQ(drawn, "a000b000c000");
-  EXPECT_EQ(source.PromptAt(11).source(), 1u);
-  EXPECT_EQ(source.PromptAt(11).epoch(), 8u);
+  EXPECT_EQ(source.PromptAt(11)->source(), 1u);
+  EXPECT_EQ(source.PromptAt(11)->epoch(), 8u);
 
   data.set_on_bad_row(v1::BAD_ROW_SKIP);
   data.mutable_train(1)->set_path(folder.Write("none.jsonl", "nonsense\n"));
@@ -213,15 +213,15 @@ TEST(PromptSource, PromptsFollowTheOrdinal) {
   const PromptSource source(set, /*seed=*/5, /*shuffle=*/true);
   std::set<std::string> second_epoch;
   for (uint64_t ordinal = 3; ordinal < 6; ++ordinal) {
-    const v1::PromptRow prompt = source.PromptAt(ordinal);
+    const v1::PromptRow prompt = *source.PromptAt(ordinal);
     EXPECT_EQ(prompt.epoch(), 1u);
     second_epoch.insert(prompt.text());
-    EXPECT_EQ(PromptSource(set, 5, true).PromptAt(ordinal).text(), prompt.text());
+    EXPECT_EQ(PromptSource(set, 5, true).PromptAt(ordinal)->text(), prompt.text());
   }
   EXPECT_EQ(second_epoch.size(), 3u);
   EXPECT_EQ(source.CursorAt(7).epoch(), 2u);
   EXPECT_EQ(source.CursorAt(7).offset(), 1u);
-  EXPECT_EQ(PromptSource(set, 5, false).PromptAt(4).text(), "b");
+  EXPECT_EQ(PromptSource(set, 5, false).PromptAt(4)->text(), "b");
 }
 
 }  // namespace

@@ -4,11 +4,12 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "rollcall/v1/config.pb.h"
-#include "services/learner/data/prompt_set.h"
+#include "services/learner/data/left_out_rows.h"
 
 namespace rollcall::learner {
 
-// What becomes of rows that cannot be used: the first error that ends the reading, or a count.
+// What becomes of rows that cannot be used: the first error that ends the reading, or a count. The
+// log has the first such row, the second, the fourth and so on.
 class RowPolicy {
  public:
   explicit RowPolicy(const v1::DataSection& data) : data_(data) {}
@@ -20,22 +21,24 @@ class RowPolicy {
     if (data_.on_bad_row() != v1::BAD_ROW_SKIP) {
       return Hint(error, "data.on_bad_row: skip leaves such rows out");
     }
-    if (left_out_.unreadable++ == 0) LogWarning("a row is skipped", {{"error", error}});
+    Count("rows are skipped", error, left_out_.unreadable);
     return absl::OkStatus();
   }
   // The row is to be cut to the length that is allowed.
   bool truncates() const { return data_.on_long_prompt() == v1::LONG_PROMPT_TRUNCATE; }
   void CountTruncated(const absl::Status& error) {
-    if (left_out_.truncated++ == 0) LogWarning("a row is truncated", {{"error", error}});
+    Count("rows are truncated", error, left_out_.truncated);
   }
   // OK: the row is left out and counted.
   absl::Status OnLongRow(const absl::Status& error) {
-    if (data_.on_long_prompt() == v1::LONG_PROMPT_ERROR) {
+    if (truncates()) {
+      return Hint(error, "too long without its prompt; data.on_long_prompt: drop leaves it out");
+    }
+    if (data_.on_long_prompt() != v1::LONG_PROMPT_DROP) {
       return Hint(error,
                   "data.on_long_prompt: drop leaves such rows out, truncate keeps their end");
     }
-    if (data_.on_long_prompt() != v1::LONG_PROMPT_DROP) return error;
-    if (left_out_.too_long++ == 0) LogWarning("a row is dropped", {{"error", error}});
+    Count("rows are dropped", error, left_out_.too_long);
     return absl::OkStatus();
   }
 
@@ -44,6 +47,10 @@ class RowPolicy {
  private:
   static absl::Status Hint(const absl::Status& error, const char* hint) {
     return absl::Status(error.code(), absl::StrCat(error.message(), " (", hint, ")"));
+  }
+  static void Count(const char* what, const absl::Status& error, uint64_t& count) {
+    ++count;
+    if ((count & (count - 1)) == 0) LogWarning(what, {{"count", count}, {"last", error}});
   }
 
   const v1::DataSection& data_;

@@ -7,13 +7,21 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "services/learner/data/row_file.h"
 
 namespace rollcall::learner {
 namespace {
 
 using Sources = google::protobuf::RepeatedPtrField<v1::DataSource>;
 
-// Whether the sources have weights; EpochOrder tells fewer than 2^16 of them apart.
+absl::Status NothingIn(const std::string& files, const LeftOutRows& left_out) {
+  return absl::InvalidArgumentError(absl::StrCat("no row to use in ", files, ": ",
+                                                 left_out.unreadable, " rows skipped, ",
+                                                 left_out.too_long, " dropped for their length"));
+}
+
+}  // namespace
+
 absl::StatusOr<bool> HaveWeights(const Sources& sources) {
   const auto has = [](const v1::DataSource& source) { return source.has_weight(); };
   const auto without = std::find_if_not(sources.begin(), sources.end(), has);
@@ -30,26 +38,19 @@ absl::StatusOr<bool> HaveWeights(const Sources& sources) {
       without->path(), ": expected a weight, as other data sources of the list have one"));
 }
 
-absl::Status NothingIn(const std::string& files, const LeftOutRows& left_out) {
-  return absl::InvalidArgumentError(absl::StrCat("no row to use in ", files, ": ",
-                                                 left_out.unreadable, " rows skipped, ",
-                                                 left_out.too_long, " dropped for their length"));
-}
-
-}  // namespace
-
-absl::StatusOr<std::vector<SourceRows>> ReadSources(const Sources& sources, RowPolicy& policy,
+absl::StatusOr<std::vector<SourceRows>> ReadSources(const Sources& sources, const RowPolicy& policy,
                                                     const OnSourceRow& on_row,
                                                     const std::function<uint64_t()>& kept) {
   ROLLCALL_ASSIGN_OR_RETURN(const bool weighted, HaveWeights(sources));
   std::vector<SourceRows> rows;
   for (int index = 0; index < sources.size(); ++index) {
     const uint64_t before = kept();
-    const auto on_line = [&](const RowPlace& place, absl::StatusOr<nlohmann::json> row) {
-      if (!row.ok()) return policy.OnBadRow(row.status());
-      return on_row(index, place, *row);
+    const auto on_line = [&](const RowPlace& place, const absl::StatusOr<nlohmann::json>& row) {
+      return on_row(index, place, row);
     };
-    ROLLCALL_RETURN_IF_ERROR(ForEachJsonRow(sources[index].path(), on_line));
+    const std::string& path = sources[index].path();
+    ROLLCALL_RETURN_IF_ERROR(IsParquet(path) ? ForEachParquetRow(path, on_line)
+                                             : ForEachJsonRow(path, on_line));
     if (!weighted) continue;
     rows.push_back({.rows = kept() - before, .weight = sources[index].weight()});
     if (rows.back().rows == 0) return NothingIn(sources[index].path(), policy.left_out());

@@ -16,17 +16,20 @@
 
 namespace rollcall::learner {
 
-// What becomes of one row of the source with that index: OK when it was kept, or left out and
-// counted.
-using OnSourceRow =
-    std::function<absl::Status(int source, const RowPlace& place, const nlohmann::json& row)>;
+// What becomes of one row, or of a line that is none, of the source with that index: OK when it was
+// kept, or left out and counted.
+using OnSourceRow = std::function<absl::Status(int source, const RowPlace& place,
+                                               const absl::StatusOr<nlohmann::json>& row)>;
 
-// Reads the files of `sources` in turn through `on_row`, lines that are no JSON object through
-// `policy`. `kept` returns how many rows are kept so far. Returns each file's rows and weight, or
-// nothing where no file has a weight. INVALID_ARGUMENT: weights on some files only, a weighted file
-// of which no row is kept, or no row kept at all; else the statuses of ForEachJsonRow and `on_row`.
+// Whether the sources have weights. INVALID_ARGUMENT: on some only, or one is not above 0.
+absl::StatusOr<bool> HaveWeights(const google::protobuf::RepeatedPtrField<v1::DataSource>& sources);
+
+// Reads the files of `sources`, JSONL or Parquet, in turn through `on_row`. `kept` returns how many
+// rows are kept so far. Returns each file's rows and weight, or nothing where no file has a weight. INVALID_ARGUMENT: weights on some files only, a weighted file
+// of which no row is kept, or no row kept at all (`policy` says why); else the statuses of
+// ForEachJsonRow, ForEachParquetRow and `on_row`.
 absl::StatusOr<std::vector<SourceRows>> ReadSources(
-    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources, RowPolicy& policy,
+    const google::protobuf::RepeatedPtrField<v1::DataSource>& sources, const RowPolicy& policy,
     const OnSourceRow& on_row, const std::function<uint64_t()>& kept);
 
 }  // namespace rollcall::learner
