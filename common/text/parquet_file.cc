@@ -52,9 +52,9 @@ absl::StatusOr<std::string> ParquetFile::ReadRows(size_t group, uint64_t first,
 absl::Status WriteParquet(const std::string& path, std::string_view rows, uint64_t group_rows,
                           std::string_view compression) {
   CrateBuffer error;
-  const int32_t code = rollcall_table_write(
-      CrateBytes(path), path.size(), CrateBytes(rows), rows.size(), group_rows,
-      CrateBytes(compression), compression.size(), error.out());
+  const int32_t code =
+      rollcall_table_write(CrateBytes(path), path.size(), CrateBytes(rows), rows.size(), group_rows,
+                           CrateBytes(compression), compression.size(), error.out());
   if (code == 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.ToString()));
 }

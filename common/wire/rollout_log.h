@@ -61,6 +61,8 @@ class RolloutIndex {
 
   const std::map<Key, Entry>& entries() const { return entries_; }
   const std::vector<std::string>& files() const { return files_; }
+  // The newest start of the run's learner; 0 where there is none.
+  uint64_t last_lineage() const { return current_.lineage(); }
 
   // Reads the groups for which `wanted` is true, in file order, each with its present outcome;
   // stops at the first error of `visit`.

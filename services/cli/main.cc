@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   rollcall::cli::AddServeCommand(app, exit_code);
   rollcall::cli::AddStatusCommand(app, exit_code);
   rollcall::cli::AddRolloutsCommand(app, exit_code);
+  rollcall::cli::AddHarvestCommand(app, exit_code);
   rollcall::cli::AddConfigCommand(app, exit_code);
   rollcall::cli::AddExplainConfigCommand(app, exit_code);
   rollcall::cli::AddCertsCommand(app, exit_code);

@@ -9,6 +9,7 @@
 #include "services/learner/data/labelled_completions.h"
 #include "services/learner/data/preferences.h"
 #include "services/learner/data/prompt_set.h"
+#include "services/learner/data/read_ahead.h"
 
 namespace rollcall::learner {
 namespace {
@@ -18,6 +19,19 @@ void Count(uint64_t used, const LeftOutRows& left_out, v1::DataCounts& counts) {
   counts.set_skipped(counts.skipped() + left_out.unreadable);
   counts.set_dropped(counts.dropped() + left_out.too_long);
   counts.set_truncated(counts.truncated() + left_out.truncated);
+}
+
+// Of examples in memory the rows used and left out. What is streamed is all used until a step's
+// metrics say otherwise.
+template <typename T>
+void Count(const Examples<T>& examples, v1::DataCounts& counts) {
+  Count(examples.rows(), examples.left_out(), counts);
+}
+
+// Rows that are streamed are read and tokenised while the step before them is trained.
+std::unique_ptr<BatchSource> ReadAhead(bool streamed, std::unique_ptr<BatchSource> source) {
+  if (!streamed) return source;
+  return std::make_unique<ReadAheadSource>(std::move(source));
 }
 
 absl::StatusOr<std::vector<v1::PromptRow>> EvaluationPrompts(const v1::RunConfig& config,
@@ -49,12 +63,13 @@ std::vector<const Row*> HeldOut(const v1::RunConfig& config, const std::vector<R
 
 absl::Status ReadPairs(const v1::RunConfig& config, const text::Tokenizer& tokenizer,
                        uint32_t context_length, TrainingData& data) {
-  ROLLCALL_ASSIGN_OR_RETURN(PreferenceSet set, LoadPreferences(config.data(), config.data().train(),
-                                                               tokenizer, context_length));
-  Count(set.pairs.size(), set.left_out, data.counts);
-  data.recorded = std::make_unique<PreferenceSource>(
-      std::make_shared<const PreferenceSet>(std::move(set)), config.seed(), config.data().shuffle(),
-      config.learner().prompts_per_step());
+  ROLLCALL_ASSIGN_OR_RETURN(const auto examples,
+                            OpenPreferences(config.data(), config.data().train(), tokenizer,
+                                            context_length, config.seed()));
+  Count(*examples, data.counts);
+  data.recorded =
+      ReadAhead(examples->streamed(),
+                std::make_unique<PreferenceSource>(examples, config.learner().prompts_per_step()));
   if (config.data().evaluation().empty()) return absl::OkStatus();
   ROLLCALL_ASSIGN_OR_RETURN(
       const PreferenceSet held_out,
@@ -66,13 +81,13 @@ absl::Status ReadPairs(const v1::RunConfig& config, const text::Tokenizer& token
 
 absl::Status ReadLabelled(const v1::RunConfig& config, const text::Tokenizer& tokenizer,
                           uint32_t context_length, TrainingData& data) {
-  ROLLCALL_ASSIGN_OR_RETURN(
-      LabelledSet set,
-      LoadLabelledCompletions(config.data(), config.data().train(), tokenizer, context_length));
-  Count(set.rows.size(), set.left_out, data.counts);
-  data.recorded = std::make_unique<LabelledSource>(
-      std::make_shared<const LabelledSet>(std::move(set)), config.seed(), config.data().shuffle(),
-      config.learner().prompts_per_step(), context_length);
+  ROLLCALL_ASSIGN_OR_RETURN(const auto examples,
+                            OpenLabelledCompletions(config.data(), config.data().train(), tokenizer,
+                                                    context_length, config.seed()));
+  Count(*examples, data.counts);
+  data.recorded = ReadAhead(examples->streamed(),
+                            std::make_unique<LabelledSource>(
+                                examples, config.learner().prompts_per_step(), context_length));
   if (config.data().evaluation().empty()) return absl::OkStatus();
   ROLLCALL_ASSIGN_OR_RETURN(const LabelledSet held_out,
                             LoadLabelledCompletions(config.data(), config.data().evaluation(),
@@ -88,7 +103,6 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
                                               const text::Tokenizer& tokenizer,
                                               uint32_t context_length) {
   TrainingData data;
-  const bool shuffle = config.data().shuffle();
   if (config::ReadsPairs(config.stage())) {
     ROLLCALL_RETURN_IF_ERROR(ReadPairs(config, tokenizer, context_length, data));
     return data;
@@ -98,19 +112,18 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
     return data;
   }
   if (config.stage() == v1::STAGE_RL) {
-    ROLLCALL_ASSIGN_OR_RETURN(PromptSet set,
-                              LoadPrompts(config.data(), config.data().train(), tokenizer));
-    Count(set.rows.size(), set.left_out, data.counts);
-    data.prompts = std::make_unique<PromptSource>(std::make_shared<const PromptSet>(std::move(set)),
-                                                  config.seed(), shuffle);
+    ROLLCALL_ASSIGN_OR_RETURN(const auto examples, OpenPrompts(config.data(), config.data().train(),
+                                                               tokenizer, config.seed()));
+    Count(*examples, data.counts);
+    data.prompts = std::make_unique<PromptSource>(examples);
   } else if (config.stage() == v1::STAGE_SFT) {
-    ROLLCALL_ASSIGN_OR_RETURN(
-        DemonstrationSet set,
-        LoadDemonstrations(config.data(), config.data().train(), tokenizer, context_length));
-    Count(set.rows.size(), set.left_out, data.counts);
-    data.recorded = std::make_unique<DemonstrationSource>(
-        std::make_shared<const DemonstrationSet>(std::move(set)), config.seed(), shuffle,
-        config.learner().prompts_per_step());
+    ROLLCALL_ASSIGN_OR_RETURN(const auto examples,
+                              OpenDemonstrations(config.data(), config.data().train(), tokenizer,
+                                                 context_length, config.seed()));
+    Count(*examples, data.counts);
+    data.recorded = ReadAhead(
+        examples->streamed(),
+        std::make_unique<DemonstrationSource>(examples, config.learner().prompts_per_step()));
   }
   ROLLCALL_ASSIGN_OR_RETURN(data.evaluation, EvaluationPrompts(config, tokenizer, data.counts));
   return data;
@@ -119,7 +132,7 @@ absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
 PromptFn DrawFrom(const PromptSource* source, uint32_t context_length) {
   return [source, context_length](uint64_t group_id) -> absl::StatusOr<PromptDraw> {
     PromptDraw draw;
-    draw.prompt = source->PromptAt(group_id);
+    ROLLCALL_ASSIGN_OR_RETURN(draw.prompt, source->PromptAt(group_id));
     const int tokens = draw.prompt.token_ids_size();
     if (static_cast<uint32_t>(tokens) >= context_length) {
       draw.too_long = absl::StrCat(

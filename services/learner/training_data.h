@@ -29,8 +29,10 @@ struct TrainingData {
   v1::DataCounts counts;
 };
 
-// Reads and tokenises all of it; `context_length` bounds a recorded sequence. Statuses of
-// LoadPrompts, LoadDemonstrations, LoadPreferences and LoadLabelledCompletions. Blocks on the disk.
+// Reads and tokenises all of it, training rows that take more than kMemoryBytes as they are asked
+// for; `config` and `tokenizer` must outlive it. `context_length` bounds a recorded sequence.
+// Statuses of OpenPrompts, OpenDemonstrations, OpenPreferences and OpenLabelledCompletions. Blocks on
+// the disk.
 absl::StatusOr<TrainingData> LoadTrainingData(const v1::RunConfig& config,
                                               const text::Tokenizer& tokenizer,
                                               uint32_t context_length);

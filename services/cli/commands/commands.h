@@ -21,6 +21,7 @@ void AddStatusCommand(CLI::App& app, int& exit_code);
 void AddCertsCommand(CLI::App& app, int& exit_code);
 void AddDeployCommand(CLI::App& app, int& exit_code);
 void AddRolloutsCommand(CLI::App& app, int& exit_code);
+void AddHarvestCommand(CLI::App& app, int& exit_code);
 // verify, inspect and init, which live in the binary rollcall-model: they need the model, the
 // others start faster without.
 void AddModelCommands(CLI::App& app, int& exit_code);

@@ -1,12 +1,15 @@
 #include "services/cli/explain/explain.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/text/parquet_file.h"
 #include "services/cli/explain/batch_arithmetic.h"
 #include "services/cli/explain/chain_text.h"
 #include "services/cli/explain/model_memory.h"
@@ -20,15 +23,34 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Lines that are not blank, of all files together; 0 where one cannot be read.
+// A larger JSONL file takes too long to count.
+constexpr uintmax_t kCountedBytes = uintmax_t{1} << 30;
+
+// Rows of a Parquet file, lines of a JSONL file that are not blank; 0 where they cannot be counted.
+uint64_t CountRows(const std::string& path) {
+  uint64_t rows = 0;
+  if (path.ends_with(".parquet")) {
+    const auto parquet = text::ParquetFile::Open(path);
+    if (!parquet.ok()) return 0;
+    for (const auto& group : (*parquet)->row_groups()) rows += group.rows;
+    return rows;
+  }
+  std::error_code error;
+  if (std::filesystem::file_size(path, error) > kCountedBytes || error) return 0;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    rows += line.find_first_not_of(" \t\r") != std::string::npos ? 1 : 0;
+  }
+  return rows;
+}
+
+// Of all files together; 0 where one cannot be counted.
 uint64_t CountRows(const v1::DataSection& data) {
   uint64_t rows = 0;
   for (const v1::DataSource& source : data.train()) {
-    std::ifstream file(source.path());
-    if (!file) return 0;
-    for (std::string line; std::getline(file, line);) {
-      rows += line.find_first_not_of(" \t\r") != std::string::npos ? 1 : 0;
-    }
+    const uint64_t of_file = CountRows(source.path());
+    if (of_file == 0) return 0;
+    rows += of_file;
   }
   return rows;
 }

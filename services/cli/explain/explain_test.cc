@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/config/run_config.h"
+#include "common/text/parquet_file.h"
 #include "services/cli/explain/batch_arithmetic.h"
 #include "services/cli/explain/objective_text.h"
 
@@ -159,6 +160,11 @@ TEST_F(ExplainTest, SaysWhichStepsAreOnPolicyAndHowOftenDataIsSeen) {
               AllOf(HasSubstr("32 prompts × 8 samples = 256 sequences"),
                     HasSubstr("the ratio is exactly 1"),
                     HasSubstr("64 prompts in the whole run, 16.00 passes over 4 rows")));
+  ASSERT_TRUE(
+      text::WriteParquet(folder_ + "/train.parquet", "{\"a\": 1}\n{\"a\": 2}\n", 1, "none").ok());
+  EXPECT_THAT(
+      Text({absl::StrCat("data.train=[{path: ", folder_, "/train.parquet}]"), "learner.steps=2"}),
+      HasSubstr("32.00 passes over 2 rows"));
   EXPECT_THAT(
       Text({"algorithm.mini_batches=4"}),
       AllOf(HasSubstr("the first of the 4 steps"), HasSubstr("4 of 64 sequences (8 whole groups)"),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "services/learner/data/demonstrations.h"
+#include "services/learner/data/labelled_completions.h"
 #include "services/learner/data/preferences.h"
 #include "services/learner/data/prompt_set.h"
 #include "services/learner/data/test_folder.h"
@@ -16,7 +17,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-enum class Stage { kPrompts, kSft, kPairs };
+enum class Stage { kPrompts, kSft, kPairs, kLabels };
 
 struct BadRow {
   const char* name;
@@ -34,6 +35,8 @@ absl::Status Load(Stage stage, const v1::DataSection& data, const text::Tokenize
       return LoadDemonstrations(data, data.train(), tokenizer, 64).status();
     case Stage::kPairs:
       return LoadPreferences(data, data.train(), tokenizer, 64).status();
+    case Stage::kLabels:
+      return LoadLabelledCompletions(data, data.train(), tokenizer, 64).status();
   }
   return absl::OkStatus();
 }
@@ -43,43 +46,78 @@ constexpr char kSkip[] = "data.on_bad_row: skip";
 
 std::vector<BadRow> WrongEncodings() {
   return {
-      {"a NUL byte", Stage::kSft, std::string("{\"prompt\": \"\0\"}", 15),
+      {"a NUL byte",
+       Stage::kSft,
+       std::string("{\"prompt\": \"\0\"}", 15),
        {"byte 13: expected text, got a NUL byte: save the file as UTF-8", kSkip}},
-      {"Latin-1", Stage::kSft, "{\"prompt\": \"caf\xe9\"}",
+      {"Latin-1",
+       Stage::kSft,
+       "{\"prompt\": \"caf\xe9\"}",
        {"not valid UTF-8: save the file as UTF-8 (iconv -f LATIN1", kSkip}},
-      {"half an object", Stage::kSft, "{\"prompt\": ",
+      {"half an object",
+       Stage::kSft,
+       "{\"prompt\": ",
        {"not valid JSON: each line is to be one whole object"}},
-      {"an array", Stage::kSft, "[{\"prompt\": \"a\"}]",
+      {"an array",
+       Stage::kSft,
+       "[{\"prompt\": \"a\"}]",
        {"expected a JSON object, got array: write one object a line (jq -c '.[]')"}},
-      {"a number that is none", Stage::kSft, "{\"prompt\": 1e999}",
+      {"a number that is none",
+       Stage::kSft,
+       "{\"prompt\": 1e999}",
        {"within the range of float64: write this one as a string"}},
   };
 }
 
 std::vector<BadRow> WrongColumns() {
   return {
-      {"no prompt", Stage::kPrompts, R"({"text": "a"})",
+      {"no prompt",
+       Stage::kPrompts,
+       R"({"text": "a"})",
        {"expected a column \"prompt\", \"messages\" or \"question\", the row has: text",
         "data.prompt_column"}},
-      {"a prompt of another type", Stage::kPrompts, R"({"prompt": 3})",
+      {"a prompt of another type",
+       Stage::kPrompts,
+       R"({"prompt": 3})",
        {"column \"prompt\": expected a string or a list of messages with roles, got number 3"}},
-      {"a prompt without a token", Stage::kPrompts, R"({"prompt": ""})",
+      {"a prompt without a token",
+       Stage::kPrompts,
+       R"({"prompt": ""})",
        {"column \"prompt\": expected a prompt of at least one token"}},
-      {"no completion", Stage::kSft, R"({"prompt": "a"})",
+      {"no completion",
+       Stage::kSft,
+       R"({"prompt": "a"})",
        {"expected a column \"completion\" beside the column \"prompt\"",
         "name it by data.completion_column", kSkip}},
-      {"a completion of another type", Stage::kSft, R"({"prompt": "a", "completion": ["b"]})",
+      {"a completion of another type",
+       Stage::kSft,
+       R"({"prompt": "a", "completion": ["b"]})",
        {"column \"completion\": expected a string, got array [\"b\"]"}},
-      {"an empty completion", Stage::kSft, R"({"prompt": "a", "completion": ""})",
+      {"an empty completion",
+       Stage::kSft,
+       R"({"prompt": "a", "completion": ""})",
        {"column \"completion\": expected an answer, an empty completion teaches nothing", "remove",
         kSkip}},
-      {"a silent assistant", Stage::kSft,
+      {"a silent assistant",
+       Stage::kSft,
        std::string(R"({"prompt": [)") + kUser +
            R"(], "completion": [{"role": "assistant", "content": ""}]})",
        {"column \"completion\": expected an answer, an empty completion"}},
-      {"a chat without an answer", Stage::kSft, std::string(R"({"messages": [)") + kUser + "]}",
+      {"a chat without an answer",
+       Stage::kSft,
+       std::string(R"({"messages": [)") + kUser + "]}",
        {"column \"messages\": expected a completion of at least one token", "assistant"}},
-      {"too long a row", Stage::kSft,
+      {"no label",
+       Stage::kLabels,
+       R"({"prompt": "a", "completion": "b"})",
+       {"expected a column \"label\" beside prompt and completion, the row has: completion, prompt",
+        "name it by data.label_column"}},
+      {"a label of another type",
+       Stage::kLabels,
+       R"({"prompt": "a", "completion": "b", "label": "yes"})",
+       {"column \"label\": expected true or false, or 1 or 0, got string \"yes\""}},
+      {"too long a row",
+       Stage::kSft,
        R"({"prompt": "a", "completion": ")" + std::string(80, 'b') + "\"}",
        {"the row has 82 tokens, the model's context is 64", "data.on_long_prompt: drop"}},
   };
@@ -95,40 +133,62 @@ std::vector<BadRow> WrongPairs() {
   const std::string no = R"({"role": "assistant", "content": "2"})";
   const std::string other = R"({"role": "user", "content": "b"})";
   return {
-      {"no rejected", Stage::kPairs, R"({"prompt": "a", "chosen": "b"})",
+      {"no rejected",
+       Stage::kPairs,
+       R"({"prompt": "a", "chosen": "b"})",
        {"expected a column \"rejected\", the row has: chosen, prompt", "data.rejected_column"}},
-      {"a side of another type", Stage::kPairs, R"({"prompt": "a", "chosen": 3, "rejected": "c"})",
+      {"a side of another type",
+       Stage::kPairs,
+       R"({"prompt": "a", "chosen": 3, "rejected": "c"})",
        {"column \"chosen\": expected a string or a list of messages with roles, got number 3"}},
-      {"equal sides", Stage::kPairs, R"({"prompt": "a", "chosen": "b", "rejected": "b"})",
+      {"equal sides",
+       Stage::kPairs,
+       R"({"prompt": "a", "chosen": "b", "rejected": "b"})",
        {"column \"rejected\": expected another completion than \"chosen\" has, got the same",
         "remove it", kSkip}},
-      {"an empty side", Stage::kPairs, R"({"prompt": "a", "chosen": "b", "rejected": ""})",
+      {"an empty side",
+       Stage::kPairs,
+       R"({"prompt": "a", "chosen": "b", "rejected": ""})",
        {"column \"rejected\": expected more than the prompt, got an empty completion"}},
-      {"a text and a chat", Stage::kPairs,
+      {"a text and a chat",
+       Stage::kPairs,
        R"({"prompt": "a", "chosen": "b", "rejected": [)" + user + "]}",
        {"column \"rejected\": expected a string, as the prompt and the other completion are"}},
-      {"no prefix, messages", Stage::kPairs,
+      {"no prefix, messages",
+       Stage::kPairs,
        chats("\"prompt\": [" + other + "], ", user + "," + yes, user + "," + no),
        {"column \"chosen\": expected a chat that begins with column \"prompt\"",
         "data.prompt_column: \"\""}},
-      {"no prefix, text", Stage::kPairs,
+      {"no prefix, text",
+       Stage::kPairs,
        chats("\"prompt\": \"b\", ", user + "," + yes, user + "," + no),
        {"column \"chosen\": expected a chat that begins with column \"prompt\""}},
-      {"nothing shared, messages", Stage::kPairs, chats("", user + "," + yes, other + "," + no),
+      {"nothing shared, messages",
+       Stage::kPairs,
+       chats("", user + "," + yes, other + "," + no),
        {"column \"chosen\": expected the same beginning as in \"rejected\"", "data.prompt_column"}},
-      {"nothing shared, text", Stage::kPairs, R"({"chosen": "a b", "rejected": "c d"})",
+      {"nothing shared, text",
+       Stage::kPairs,
+       R"({"chosen": "a b", "rejected": "c d"})",
        {"column \"chosen\": expected the same beginning as in \"rejected\""}},
-      {"other questions", Stage::kPairs,
+      {"other questions",
+       Stage::kPairs,
        chats("", user + "," + yes + "," + user + "," + yes, user + "," + yes + "," + other),
        {"differs at message 2, which is the user's: pair completions of one chat"}},
-      {"one ends where the other goes on", Stage::kPairs, chats("", user + "," + yes, user),
+      {"one ends where the other goes on",
+       Stage::kPairs,
+       chats("", user + "," + yes, user),
        {"column \"rejected\": expected more than the prompt"}},
-      {"no margin", Stage::kPairs, R"({"prompt": "a", "chosen": "b", "rejected": "c"})",
+      {"no margin",
+       Stage::kPairs,
+       R"({"prompt": "a", "chosen": "b", "rejected": "c"})",
        {"expected a column \"by\", which the configuration names, the row has: chosen, prompt"}},
-      {"a margin of another type", Stage::kPairs,
+      {"a margin of another type",
+       Stage::kPairs,
        R"({"prompt": "a", "chosen": "b", "rejected": "c", "by": "1"})",
        {"column \"by\": expected a number, got string \"1\""}},
-      {"no probability", Stage::kPairs,
+      {"no probability",
+       Stage::kPairs,
        R"({"prompt": "a", "chosen": "b", "rejected": "c", "by": 1, "p": 1.5})",
        {"column \"p\": expected a probability from 0 to 1, got number 1.5"}},
   };
@@ -147,6 +207,7 @@ TEST(BadRows, EachErrorNamesFileRowColumnAndRemedy) {
     v1::DataSection data = DataOf(folder.Write("bad.jsonl", "\n" + bad.row + "\n"));
     data.set_chosen_column("chosen");
     data.set_rejected_column("rejected");
+    data.set_label_column("label");
     data.set_margin_column("by");
     if (bad.row.find("\"p\"") != std::string::npos) data.set_preference_column("p");
     const absl::Status status = Load(bad.stage, data, *tokenizer);

@@ -74,8 +74,8 @@ BlockOrder::Window BlockOrder::WindowOf(uint64_t ordinal) const {
   const auto next = std::upper_bound(plan->window_rows.begin(), plan->window_rows.end(), offset);
   const auto index = static_cast<size_t>(next - plan->window_rows.begin()) - 1;
   const size_t begin = plan->window_blocks[index];
-  const size_t end = index + 1 < plan->window_blocks.size() ? plan->window_blocks[index + 1]
-                                                            : plan->blocks.size();
+  const size_t end =
+      index + 1 < plan->window_blocks.size() ? plan->window_blocks[index + 1] : plan->blocks.size();
   Window window;
   window.epoch = epoch;
   window.first_ordinal = epoch * rows_ + plan->window_rows[index];

@@ -48,8 +48,8 @@ class BlockOrder {
   // The blocks of an epoch in order, and where its windows begin.
   struct Plan {
     std::vector<size_t> blocks;
-    std::vector<size_t> window_blocks;   // index into `blocks` of each window's first
-    std::vector<uint64_t> window_rows;   // visited before each window
+    std::vector<size_t> window_blocks;  // index into `blocks` of each window's first
+    std::vector<uint64_t> window_rows;  // visited before each window
   };
   std::shared_ptr<const Plan> PlanOf(uint64_t epoch) const;
   Plan MakePlan(uint64_t epoch) const;

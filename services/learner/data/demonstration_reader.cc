@@ -128,9 +128,9 @@ absl::StatusOr<MaskedTokens> DemonstrationReader::EncodePair(const RowPlace& pla
                              *completion.value);
   }
   if (prompt.value->is_string()) {
-    return Taught(place, completion.name,
-                  EncodeStrings(prompt.value->get<std::string>(),
-                                completion.value->get<std::string>()));
+    return Taught(
+        place, completion.name,
+        EncodeStrings(prompt.value->get<std::string>(), completion.value->get<std::string>()));
   }
   nlohmann::json messages = *prompt.value;
   if (completion.value->is_string()) {
@@ -138,8 +138,7 @@ absl::StatusOr<MaskedTokens> DemonstrationReader::EncodePair(const RowPlace& pla
   } else {
     messages.insert(messages.end(), completion.value->begin(), completion.value->end());
   }
-  return Taught(place, completion.name,
-                EncodeChat(tokenizer_, messages, prompt.value->size()));
+  return Taught(place, completion.name, EncodeChat(tokenizer_, messages, prompt.value->size()));
 }
 
 absl::StatusOr<MaskedTokens> DemonstrationReader::EncodeStrings(

@@ -53,11 +53,10 @@ class DemonstrationSource final : public BatchSource {
   // `set` holds at least one row, as LoadDemonstrations promises.
   DemonstrationSource(const std::shared_ptr<const DemonstrationSet>& set, uint64_t seed,
                       bool shuffle, uint32_t sequences_per_step)
-      : DemonstrationSource(
-            std::make_shared<const LoadedExamples<MaskedTokens>>(
-                std::shared_ptr<const std::vector<MaskedTokens>>(set, &set->rows), seed, shuffle,
-                set->sources, set->left_out),
-            sequences_per_step) {}
+      : DemonstrationSource(std::make_shared<const LoadedExamples<MaskedTokens>>(
+                                std::shared_ptr<const std::vector<MaskedTokens>>(set, &set->rows),
+                                seed, shuffle, set->sources, set->left_out),
+                            sequences_per_step) {}
 
   // Metrics: length/mean (tokens), length/completion_mean, and those of DrawBatch. INVALID_ARGUMENT
   // when step is 0; else the statuses of DrawBatch. Blocks on the disk where examples are streamed.

@@ -11,11 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
 #include "rollcall/v1/config.pb.h"
 #include "services/learner/data/left_out_rows.h"
@@ -127,7 +125,6 @@ class StreamedExamples final : public Examples<typename Reader::Example> {
   absl::StatusOr<Drawn> At(uint64_t ordinal) const override {
     // So many in a row leave no doubt that the files are not what the configuration says.
     constexpr uint64_t kTries = 1000;
-    absl::MutexLock lock(&mutex_);
     Drawn drawn;
     for (uint64_t next = ordinal; next < ordinal + kTries; ++next) {
       const auto on_row = [&](const RowStream::Draw& draw, const RowPlace& place,
@@ -141,24 +138,20 @@ class StreamedExamples final : public Examples<typename Reader::Example> {
       ROLLCALL_RETURN_IF_ERROR(stream_->Visit(next, on_row));
       if (drawn.example != nullptr) return drawn;
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat(kTries, " rows one after another cannot be used: ",
-                     policy_.left_out().unreadable, " skipped and ", policy_.left_out().too_long,
-                     " dropped for their length so far; see the first of them in the log"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        kTries, " rows one after another cannot be used: ", policy_.left_out().unreadable,
+        " skipped and ", policy_.left_out().too_long,
+        " dropped for their length so far; see the first of them in the log"));
   }
   uint64_t EpochOf(uint64_t ordinal) const override { return stream_->EpochOf(ordinal); }
   uint64_t rows() const override { return stream_->rows(); }
-  LeftOutRows left_out() const override {
-    absl::MutexLock lock(&mutex_);
-    return policy_.left_out();
-  }
+  LeftOutRows left_out() const override { return policy_.left_out(); }
   bool streamed() const override { return true; }
 
  private:
   const std::unique_ptr<const RowStream> stream_;
   const Reader reader_;
-  mutable absl::Mutex mutex_;
-  mutable RowPolicy policy_ ABSL_GUARDED_BY(mutex_);
+  mutable RowPolicy policy_;
 };
 
 // Examples of files, in the files' order.

@@ -36,7 +36,8 @@ absl::Status RowPlace::WrongColumn(std::string_view column, std::string_view exp
 
 absl::StatusOr<nlohmann::json> ParseRow(const RowPlace& place, std::string_view line) {
   if (const size_t at = line.find('\0'); at != std::string_view::npos) {
-    return place.Error(absl::StrCat("byte ", at + 1, ": expected text, got a NUL byte: save the file as UTF-8"));
+    return place.Error(
+        absl::StrCat("byte ", at + 1, ": expected text, got a NUL byte: save the file as UTF-8"));
   }
   const auto check_depth = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
     if (depth > kMaxRowDepth) throw TooDeep();
@@ -75,9 +76,8 @@ absl::Status ForEachJsonRow(const std::string& path, const OnJsonRow& on_row) {
     if (!more) return absl::OkStatus();
     ++place.line;
     if (reader.blank()) continue;
-    ROLLCALL_RETURN_IF_ERROR(on_row(place, reader.too_long()
-                                               ? TooLongLine(place)
-                                               : ParseRow(place, reader.line())));
+    ROLLCALL_RETURN_IF_ERROR(
+        on_row(place, reader.too_long() ? TooLongLine(place) : ParseRow(place, reader.line())));
     ++place.row;
   }
 }

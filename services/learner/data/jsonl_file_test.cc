@@ -85,7 +85,8 @@ TEST(ForEachJsonRow, OtherFormatsAreNamed) {
   const auto message = [&](const std::string& text) {
     return std::string(StatusOf(folder.Write("x", text)).message());
   };
-  EXPECT_THAT(message(std::string("\xff\xfe{\0", 4)), HasSubstr("in UTF-8, got UTF-16 text: convert it"));
+  EXPECT_THAT(message(std::string("\xff\xfe{\0", 4)),
+              HasSubstr("in UTF-8, got UTF-16 text: convert it"));
   EXPECT_THAT(message(std::string("\xfe\xff\0{", 4)), HasSubstr("UTF-16 text"));
   EXPECT_THAT(message("PAR1xxxx"), HasSubstr("got a Parquet file: let its name end in"));
   EXPECT_THAT(message("\x1f\x8b\x08"), HasSubstr("got a gzip file: unpack it (gunzip)"));

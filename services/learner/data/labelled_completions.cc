@@ -127,8 +127,8 @@ absl::StatusOr<std::shared_ptr<const Examples<LabelledCompletion>>> OpenLabelled
     return OpenExamples(data, sources, LabelledReader(data, tokenizer, max_sequence_tokens), seed,
                         memory_bytes);
   }
-  ROLLCALL_ASSIGN_OR_RETURN(
-      LabelledSet loaded, LoadLabelledCompletions(data, sources, tokenizer, max_sequence_tokens));
+  ROLLCALL_ASSIGN_OR_RETURN(LabelledSet loaded,
+                            LoadLabelledCompletions(data, sources, tokenizer, max_sequence_tokens));
   const auto set = std::make_shared<const LabelledSet>(std::move(loaded));
   return std::make_shared<const LoadedExamples<LabelledCompletion>>(
       std::shared_ptr<const std::vector<LabelledCompletion>>(set, &set->rows), seed, data.shuffle(),

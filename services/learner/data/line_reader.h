@@ -31,9 +31,7 @@ class LineReader {
 
   std::string_view line() const { return line_; }
   bool too_long() const { return too_long_; }
-  bool blank() const {
-    return !too_long_ && line_.find_first_not_of(" \t\r") == std::string::npos;
-  }
+  bool blank() const { return !too_long_ && line_.find_first_not_of(" \t\r") == std::string::npos; }
   // Byte of the file at which the next line begins.
   uint64_t offset() const { return offset_; }
 

@@ -74,9 +74,8 @@ class PairSplitter {
     } else {
       ROLLCALL_RETURN_IF_ERROR(SplitByMessages(prompt, pair));
     }
-    for (const auto& [column, value] :
-         {std::pair(&data_.chosen_column(), &pair.chosen),
-          std::pair(&data_.rejected_column(), &pair.rejected)}) {
+    for (const auto& [column, value] : {std::pair(&data_.chosen_column(), &pair.chosen),
+                                        std::pair(&data_.rejected_column(), &pair.rejected)}) {
       if (value->empty() || (value->is_string() && value->get_ref<const std::string&>().empty())) {
         return Bad(*column, "expected more than the prompt, got an empty completion");
       }
@@ -99,10 +98,10 @@ class PairSplitter {
   absl::StatusOr<const json*> Completion(const std::string& column) const {
     const json* value = FindColumn(row_, column);
     if (value == nullptr) {
-      return place_.Error(absl::StrCat(
-          "expected a column \"", column, "\", the row has: ", ColumnsShown(row_),
-          "; name it by data.", column == data_.chosen_column() ? "chosen" : "rejected",
-          "_column"));
+      return place_.Error(
+          absl::StrCat("expected a column \"", column, "\", the row has: ", ColumnsShown(row_),
+                       "; name it by data.",
+                       column == data_.chosen_column() ? "chosen" : "rejected", "_column"));
     }
     if (value->is_string() || CheckMessages(*value).ok()) return value;
     return place_.WrongColumn(column, "a string or a list of messages with roles", *value);

@@ -40,10 +40,9 @@ class PreferenceReader {
     ROLLCALL_RETURN_IF_ERROR(ReadNumber(place, row, data_.preference_column(),
                                         "a probability from 0 to 1", 0, 1, pair.preference));
     if (pair.chosen.token_ids == pair.rejected.token_ids) {
-      return place.Error(absl::StrCat("column \"", data_.rejected_column(),
-                                      "\": expected other tokens than those of \"",
-                                      data_.chosen_column(),
-                                      "\", got the same, so neither is preferred; remove the row"));
+      return place.Error(absl::StrCat(
+          "column \"", data_.rejected_column(), "\": expected other tokens than those of \"",
+          data_.chosen_column(), "\", got the same, so neither is preferred; remove the row"));
     }
     if (pair.preference < 0.5) {
       std::swap(pair.chosen, pair.rejected);
@@ -72,9 +71,9 @@ class PreferenceReader {
     if (column.empty()) return absl::OkStatus();
     const nlohmann::json* found = FindColumn(row, column);
     if (found == nullptr) {
-      return place.Error(absl::StrCat("expected a column \"", column,
-                                      "\", which the configuration names, the row has: ",
-                                      ColumnsShown(row)));
+      return place.Error(
+          absl::StrCat("expected a column \"", column,
+                       "\", which the configuration names, the row has: ", ColumnsShown(row)));
     }
     // Also false for what is no number at all.
     const double value = found->is_number() ? found->get<double>() : std::nan("");

@@ -66,11 +66,10 @@ class PreferenceSource final : public BatchSource {
   // `set` holds at least one pair, as LoadPreferences promises.
   PreferenceSource(const std::shared_ptr<const PreferenceSet>& set, uint64_t seed, bool shuffle,
                    uint32_t pairs_per_step)
-      : PreferenceSource(
-            std::make_shared<const LoadedExamples<PreferencePair>>(
-                std::shared_ptr<const std::vector<PreferencePair>>(set, &set->pairs), seed, shuffle,
-                set->sources, set->left_out),
-            pairs_per_step) {}
+      : PreferenceSource(std::make_shared<const LoadedExamples<PreferencePair>>(
+                             std::shared_ptr<const std::vector<PreferencePair>>(set, &set->pairs),
+                             seed, shuffle, set->sources, set->left_out),
+                         pairs_per_step) {}
 
   // Metrics: length/mean (tokens), and those of DrawBatch. INVALID_ARGUMENT when step is 0; else the
   // statuses of DrawBatch. Blocks on the disk where examples are streamed.

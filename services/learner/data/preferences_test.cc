@@ -109,7 +109,8 @@ TEST_F(PreferencesTest, EqualCompletionsPreferNothing) {
   const std::string rows =
       std::string(kTwo) + "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
   v1::DataSection data = Data(rows);
-  EXPECT_THAT(ErrorOf(data), HasSubstr("pairs.jsonl:3: column \"rejected\": expected another completion"));
+  EXPECT_THAT(ErrorOf(data),
+              HasSubstr("pairs.jsonl:3: column \"rejected\": expected another completion"));
   data.set_on_bad_row(v1::BAD_ROW_SKIP);
   const auto set = Load(data);
   ASSERT_TRUE(set.ok()) << set.status();

@@ -25,8 +25,7 @@ absl::StatusOr<std::string> ChatPrompt(const RowPlace& place, const std::string&
   }
   auto text = RenderPrompt(tokenizer, messages);
   if (text.ok()) return text;
-  return Annotate(text.status(),
-                  absl::StrCat(place.Name(), ": column \"", column, "\""));
+  return Annotate(text.status(), absl::StrCat(place.Name(), ": column \"", column, "\""));
 }
 
 // For verifiers. A content of several parts, or with more than its text, stands as JSON.

@@ -11,7 +11,8 @@ absl::StatusOr<TrainBatch> ReadAheadSource::Next(uint64_t step) {
   if (!was_ahead || ahead_step_ != step) batch = source_->Next(step);
   if (!batch.ok()) return batch;
   ahead_step_ = step + 1;
-  ahead_ = std::async(std::launch::async, [this, next = ahead_step_] { return source_->Next(next); });
+  ahead_ =
+      std::async(std::launch::async, [this, next = ahead_step_] { return source_->Next(next); });
   return batch;
 }
 

@@ -61,8 +61,7 @@ class JsonlRows final : public RowFile {
   }
 
   absl::StatusOr<RowTexts> ReadBlock(size_t block) const override {
-    ROLLCALL_ASSIGN_OR_RETURN(LineReader reader,
-                              LineReader::OpenAt(path(), starts_[block].offset));
+    ROLLCALL_ASSIGN_OR_RETURN(LineReader reader, LineReader::OpenAt(path(), starts_[block].offset));
     RowTexts texts;
     texts.first_row = first_row(block);
     uint64_t line = starts_[block].line;

@@ -35,8 +35,8 @@ class RowStream {
   // file (of those with weights) or all of them without a row; else the statuses of OpenJsonl and
   // OpenParquet.
   static absl::StatusOr<std::unique_ptr<const RowStream>> Open(
-      const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
-      uint64_t seed);
+      const v1::DataSection& data,
+      const google::protobuf::RepeatedPtrField<v1::DataSource>& sources, uint64_t seed);
 
   struct Draw {
     uint64_t epoch = 0;   // of its source
@@ -74,6 +74,8 @@ class RowStream {
   const std::vector<std::unique_ptr<const RowFile>> files_;
   const SourceTurns turns_;
   uint64_t rows_ = 0;
+  // Held while a window is read, too: whoever asks for a row meanwhile most likely waits for the same
+  // window, and a Parquet file is read by one thread at a time.
   mutable absl::Mutex mutex_;
   mutable std::vector<Source> sources_ ABSL_GUARDED_BY(mutex_);
 };
