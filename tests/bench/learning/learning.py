@@ -14,7 +14,7 @@ runs are kept: run it again and it goes on, also in the middle of a run.
   ./rollcall bench learning --report                          tables and pictures of what is there, nothing is run
 
 Writes learning.md, learning.json, learning.png (mean reward of the training batches, step by step) and recorded.png
-(pairs whose order is right) into the folder. Exits 1 when a method gained less than --least-gain in the mean over the
+(pairs whose order is right) into the folder. Exits 1 when a method gained less than its recipe says in the mean over the
 seeds, a reward model ordered fewer than 90 % of held-out pairs, or a run took longer than --budget.
 """
 
@@ -235,8 +235,9 @@ def run_seed(root, seed, methods, arguments, rows, failures):
 def objections(table, arguments):
     for entry in table:
         name = entry["method"]
-        if "gain" in entry and entry["gain"]["mean"] < arguments.least_gain:
-            yield f"{name} gained {entry['gain']['mean']:.3f}, less than {arguments.least_gain}"
+        least = recipes.METHODS[name].least_gain if arguments.least_gain is None else arguments.least_gain
+        if "gain" in entry and entry["gain"]["mean"] < least:
+            yield f"{name} gained {entry['gain']['mean']:.3f}, less than {least}"
         if "gain" not in entry and entry["pair_accuracy"]["mean"] < LEAST_REWARD_ACCURACY:
             yield f"{name} orders {entry['pair_accuracy']['mean']:.3f} of held-out pairs"
         if "seconds" in entry and entry["seconds"]["max"] > arguments.budget:
@@ -257,7 +258,7 @@ def parse():
     parser.add_argument("--prompts", type=int, help="prompts an online step, instead of the recipe's")
     parser.add_argument("--recorded-prompts", type=int, default=samples.PROMPTS, help="most prompts to learn from samples of")
     parser.add_argument("--held-out", type=int, default=512, help="held-out prompts")
-    parser.add_argument("--least-gain", type=float, default=0.2)
+    parser.add_argument("--least-gain", type=float, help="of every method, instead of its recipe's")
     parser.add_argument("--budget", type=float, default=60, help="seconds of training a run")
     parser.add_argument("--report", action="store_true", help="only report on the finished runs")
     return parser.parse_args()
