@@ -12,7 +12,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-using Region = std::function<at::Tensor(const at::Tensor& x)>;
+using Region = std::function<at::Tensor(const at::Tensor& x, Wanted wanted)>;
 
 struct HeldRegion : torch::CustomClassHolder {
   explicit HeldRegion(Region held) : run(std::move(held)) {}
@@ -25,7 +25,7 @@ struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
                             const c10::intrusive_ptr<HeldRegion>& region) {
     ctx->save_for_backward({x});
     ctx->saved_data["region"] = c10::IValue::make_capsule(region);
-    return region->run(x);
+    return region->run(x, Wanted::kResult);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const at::Tensor x = ctx->get_saved_variables()[0].detach().requires_grad_(true);
@@ -34,7 +34,7 @@ struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
     at::Tensor y;
     {
       const at::AutoGradMode gradients(true);
-      y = region->run(x);
+      y = region->run(x, Wanted::kGraph);
     }
     y.backward(dy[0]);
     return {x.grad(), {}};

@@ -69,8 +69,8 @@ class Decoder {
   // rounded, so micro-batches add up in float32.
   void SetRequiresGrad(bool requires_grad);
   void ZeroGrad();
-  // Forwards with gradients keep each layer's input alone, and the backward pass, Tensor::backward,
-  // runs the layer again: less memory, more time, the same bits. Off at first.
+  // Forwards with gradients keep the input alone of each layer but the last, and the backward pass,
+  // Tensor::backward, runs the layer again: less memory, more time, the same bits. Off at first.
   void SetActivationCheckpointing(bool on);
 
   // Kernels read packed copies of the matrices, unless they require gradients. A copy is made when

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/model/large_memory.h"
 #include "common/model/parallel.h"
 
 namespace rollcall::model {
@@ -50,7 +51,11 @@ Element ElementOf(const at::Tensor& tensor) {
 void PackInto(const at::Tensor& w, at::Tensor& panels) {
   const int64_t n = w.size(0), k = w.size(1), count = kernels::PanelCount(n);
   if (!panels.defined() || panels.scalar_type() != w.scalar_type()) {
-    panels = at::empty({count * kernels::PanelElements(ElementOf(w), k)}, Options(w.scalar_type()));
+    // A mapping of its own wastes up to a huge page.
+    constexpr int64_t kOwnMapping = int64_t{1} << 20;
+    const int64_t elements = count * kernels::PanelElements(ElementOf(w), k);
+    panels = elements < kOwnMapping ? at::empty({elements}, Options(w.scalar_type()))
+                                    : LargeZeros({elements}, Options(w.scalar_type()));
   }
   const kernels::PackArgs args{w.const_data_ptr(), ElementOf(w), n, k, panels.mutable_data_ptr()};
   ParallelRanges(count, 1, n * k,

@@ -1,32 +1,10 @@
 #include "common/model/kv_cache.h"
 
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/zeros.h>
-#include <c10/util/accumulate.h>
-#include <sys/mman.h>
-
 #include "absl/strings/str_cat.h"
 #include "common/model/kernels/kernels.h"
+#include "common/model/large_memory.h"
 
 namespace rollcall::model {
-
-namespace {
-
-// Zeros whose pages the system provides when they are first touched: a large cache takes neither
-// memory nor time before it is used.
-at::Tensor LazyZeros(at::IntArrayRef shape, const at::TensorOptions& options) {
-  if (!options.device().is_cpu()) return at::zeros(shape, options);
-  const size_t bytes =
-      static_cast<size_t>(c10::multiply_integers(shape)) * options.dtype().itemsize();
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) return at::zeros(shape, options);
-  madvise(data, bytes, MADV_HUGEPAGE);
-  return at::from_blob(
-      data, shape, [bytes](void* mapped) { munmap(mapped, bytes); }, options);
-}
-
-}  // namespace
 
 absl::StatusOr<KvCache> KvCache::Create(const ModelConfig& config, const KvCacheOptions& options,
                                         at::ScalarType dtype, const at::Device& device) {
@@ -45,10 +23,10 @@ absl::StatusOr<KvCache> KvCache::Create(const ModelConfig& config, const KvCache
   cache.block_size_ = options.block_size;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     cache.keys_.push_back(
-        LazyZeros({options.num_blocks, heads, head_dim, options.block_size}, tensor_options));
+        LargeZeros({options.num_blocks, heads, head_dim, options.block_size}, tensor_options));
     cache.values_.push_back(
-        LazyZeros({options.num_blocks, heads, options.block_size, kernels::PaddedHead(head_dim)},
-                  tensor_options));
+        LargeZeros({options.num_blocks, heads, options.block_size, kernels::PaddedHead(head_dim)},
+                   tensor_options));
   }
   return cache;
 }

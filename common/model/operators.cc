@@ -28,8 +28,11 @@ bool NeedsGraph(std::initializer_list<at::Tensor> inputs) {
   return false;
 }
 
+// What a forward of products is asked for.
+enum class Products { kValues, kGradientsOnly };
+
 std::vector<at::Tensor> LinearsForward(const at::Tensor& x, const std::vector<Matrix*>& matrices,
-                                       at::ScalarType type) {
+                                       at::ScalarType type, Products products = Products::kValues) {
   std::vector<at::Tensor> results;
   std::vector<Weights> weights;
   std::vector<kernels::GemmArgs> calls;
@@ -39,7 +42,7 @@ std::vector<at::Tensor> LinearsForward(const at::Tensor& x, const std::vector<Ma
         at::empty({x.size(0), matrix->weight().size(0)}, x.options().dtype(type)));
     calls.push_back(LinearArgs(x, weights.back(), matrix->bias(), y));
   }
-  ParallelGemms(calls);
+  if (products == Products::kValues) ParallelGemms(calls);
   return results;
 }
 
@@ -59,7 +62,8 @@ struct EmbedFunction : Function<EmbedFunction> {
 struct LinearsFunction : Function<LinearsFunction> {
   // tensors: the weights, then the biases of those that have one.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList tensors,
-                               const std::vector<Matrix*>& matrices, at::ScalarType type) {
+                               const std::vector<Matrix*>& matrices, at::ScalarType type,
+                               Products products) {
     variable_list saved = {x};
     std::vector<int64_t> biased;
     for (const Matrix* matrix : matrices) {
@@ -69,7 +73,7 @@ struct LinearsFunction : Function<LinearsFunction> {
     ctx->save_for_backward(saved);
     ctx->saved_data["biased"] = biased;
     ctx->saved_data["inputs"] = static_cast<int64_t>(tensors.size());
-    return LinearsForward(x, matrices, type);
+    return LinearsForward(x, matrices, type, products);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list saved = ctx->get_saved_variables();
@@ -87,7 +91,7 @@ struct LinearsFunction : Function<LinearsFunction> {
     for (size_t i = 0; i < dys.size(); ++i) {
       if (biased[i] != 0) results.push_back(LinearDbias(dys[i]));
     }
-    results.resize(1 + ctx->saved_data["inputs"].toInt() + 2);  // the others are no tensors
+    results.resize(1 + ctx->saved_data["inputs"].toInt() + 3);  // the others are no tensors
     return results;
   }
 };
@@ -177,7 +181,8 @@ at::Tensor AtenLinear(const at::Tensor& x, const Matrix& matrix, at::ScalarType 
 }
 
 std::vector<at::Tensor> LinearsTo(Backend backend, const at::Tensor& x,
-                                  const std::vector<Matrix*>& matrices, at::ScalarType type) {
+                                  const std::vector<Matrix*>& matrices, at::ScalarType type,
+                                  Products products = Products::kValues) {
   std::vector<at::Tensor> results;
   if (backend == Backend::kAten) {
     for (const Matrix* matrix : matrices) {
@@ -192,7 +197,7 @@ std::vector<at::Tensor> LinearsTo(Backend backend, const at::Tensor& x,
   for (const Matrix* matrix : matrices) {
     if (matrix->bias().defined()) tensors.push_back(matrix->bias());
   }
-  return LinearsFunction::apply(x, at::TensorList(tensors), matrices, type);
+  return LinearsFunction::apply(x, at::TensorList(tensors), matrices, type, products);
 }
 
 }  // namespace
@@ -215,6 +220,10 @@ at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids
 
 at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix) {
   return LinearsTo(backend, x, {&matrix}, x.scalar_type())[0];
+}
+
+at::Tensor LinearForGradients(Backend backend, const at::Tensor& x, Matrix& matrix) {
+  return LinearsTo(backend, x, {&matrix}, x.scalar_type(), Products::kGradientsOnly)[0];
 }
 
 std::vector<at::Tensor> Linears(Backend backend, const at::Tensor& x,

@@ -55,6 +55,8 @@ at::Tensor Embed(Backend backend, const at::Tensor& table, const at::Tensor& ids
 
 // x: [tokens, k] -> [tokens, n], x's dtype or float32.
 at::Tensor Linear(Backend backend, const at::Tensor& x, Matrix& matrix);
+// Linear whose result nobody reads, only its gradients: the values may be undefined.
+at::Tensor LinearForGradients(Backend backend, const at::Tensor& x, Matrix& matrix);
 // Several of one x, together.
 std::vector<at::Tensor> Linears(Backend backend, const at::Tensor& x,
                                 const std::vector<Matrix*>& matrices);

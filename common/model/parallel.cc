@@ -8,11 +8,13 @@
 #include <memory>
 #include <new>
 
+#include "common/tensor/compute_team.h"
+
 namespace rollcall::model {
 namespace {
 
-// Waking a second thread costs about 5 microseconds, the time of some 250,000 multiply-adds on one
-// core.
+// Waking a second thread that sleeps costs about 5 microseconds, the time of some 250,000
+// multiply-adds on one core.
 constexpr int64_t kSerialWork = 250000;
 
 class Scratch {
@@ -44,13 +46,13 @@ float* ThreadScratch(int64_t floats) {
 void ParallelTasks(int64_t count, int64_t scratch_floats, int64_t work,
                    absl::FunctionRef<void(int64_t task, float* scratch)> task) {
   const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
-  if (threads <= 1 || work < kSerialWork || at::in_parallel_region()) {
+  if (threads <= 1 || work < kSerialWork || tensor::InTeam() || at::in_parallel_region()) {
     float* scratch = ThreadScratch(scratch_floats);
     for (int64_t i = 0; i < count; ++i) task(i, scratch);
     return;
   }
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  tensor::RunOnTeam([&] {
     float* scratch = ThreadScratch(scratch_floats);
     for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(i, scratch);
   });

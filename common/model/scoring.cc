@@ -32,6 +32,12 @@ struct LogitSettings {
   double softcap;  // 0: none
 };
 
+// hidden w^T into `logits`: [rows, vocab], float32.
+void LogitsInto(const at::Tensor& hidden, const Weights& weights, at::Tensor& logits) {
+  const kernels::GemmArgs args = LinearArgs(hidden, weights, {}, logits);
+  ParallelGemms({&args, 1});
+}
+
 int64_t ChunkRows(int64_t rows, int64_t vocab) {
   return std::min(rows, std::max(kernels::kRowBlock, kChunkLogits / vocab));
 }
@@ -49,9 +55,12 @@ TokenScores ScoreForward(const at::Tensor& hidden, const Weights& weights,
   const auto options = at::TensorOptions().dtype(at::kFloat);
   TokenScores scores{at::empty({rows}, options), {}};
   if (with_entropy) scores.entropy = at::empty({rows}, options);
+  // One buffer for all chunks: fresh pages would cost a tenth of the product.
+  const at::Tensor buffer = at::empty({chunk, vocab}, options);
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
-    at::Tensor logits = LinearForward(hidden.narrow(0, begin, count), weights, vocab, at::kFloat);
+    at::Tensor logits = buffer.narrow(0, 0, count);
+    LogitsInto(hidden.narrow(0, begin, count), weights, logits);
     if (settings.softcap > 0) SoftCapInPlace(logits, settings.softcap, nullptr);
     kernels::ScoreArgs args{};
     args.vocab = vocab;
@@ -80,10 +89,14 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
   const auto rows_from = [](const at::Tensor& x, int64_t begin) {
     return x.defined() ? x.const_data_ptr<float>() + begin : nullptr;
   };
+  const at::Tensor buffer = at::empty({chunk, vocab}, head.options().dtype(at::kFloat));
+  const bool rounds = head.scalar_type() != at::kFloat;
+  const at::Tensor rounded = rounds ? at::empty({chunk, vocab}, head.options()) : at::Tensor();
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     const at::Tensor part = hidden.narrow(0, begin, count);
-    at::Tensor logits = LinearForward(part, weights, vocab, at::kFloat), slope;
+    at::Tensor logits = buffer.narrow(0, 0, count), slope;
+    LogitsInto(part, weights, logits);
     if (settings.softcap > 0) SoftCapInPlace(logits, settings.softcap, &slope);
     kernels::ScoreArgs args{};
     args.vocab = vocab;
@@ -97,7 +110,7 @@ ScoreGradients ScoreBackward(const at::Tensor& hidden, const at::Tensor& head,
     });
     if (slope.defined()) logits.mul_(slope);
     // Rounded to the compute dtype, as every other gradient of an activation is.
-    const at::Tensor dlogits = logits.to(head.scalar_type());
+    const at::Tensor dlogits = rounds ? rounded.narrow(0, 0, count).copy_(logits) : logits;
     gradients.dhidden.narrow(0, begin, count).copy_(LinearDx(dlogits, head, head.scalar_type()));
     if (need_head) LinearDw(dlogits, part, gradients.dhead, /*accumulate=*/begin > 0);
   }

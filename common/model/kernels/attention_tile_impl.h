@@ -3,27 +3,12 @@
 // Attention of a tile of query rows over transposed key blocks, shared by the packed and the paged
 // entry point and by the backward. Included only by the kernels_*.cc files.
 
+#include "common/model/kernels/attention_columns_impl.h"
 #include "common/model/kernels/chain_tile_impl.h"
 #include "common/model/kernels/rows_impl.h"
 
 namespace rollcall::model::kernels {
 namespace {
-
-// Keys and values of one KV head in blocks: keys of block b at keys + table[b] * key_stride
-// ([head_dim][block_size]), values at values + table[b] * value_stride ([block_size][padded
-// head_dim]). A null table is the identity.
-template <typename T>
-struct KeyValueBlocks {
-  const T* keys;
-  const T* values;
-  const int32_t* table;
-  int64_t key_stride, value_stride;
-  int64_t block_size;
-
-  int64_t Index(int64_t block) const { return table == nullptr ? block : table[block]; }
-  const T* Keys(int64_t block) const { return keys + Index(block) * key_stride; }
-  const T* Values(int64_t block) const { return values + Index(block) * value_stride; }
-};
 
 // Query rows of one KV head: `tokens` consecutive positions from `position`, each with the `group`
 // heads that share the KV head; row = token * group + head. A row sees keys [First(row), End(row)).
@@ -87,16 +72,12 @@ void ScatterRows(const float* rows, const AttentionShape& shape, int64_t token, 
 }
 
 // scores[r][j] = q_r . k_j for every key that a row of the tile sees, and for others of the same
-// blocks; columns up to the next multiple of kLanes are written too.
+// vectors; columns up to the next multiple of kLanes are written too.
 template <typename T>
 void TileScores(const QueryTile& tile, int64_t head_dim, const float* q,
                 const KeyValueBlocks<T>& kv, float* scores, int64_t stride) {
-  for (int64_t j = RoundDown(tile.Begin(), kv.block_size); j < tile.MostKeys();
-       j += kv.block_size) {
-    const int64_t columns = Min(kv.block_size, RoundUp(tile.MostKeys() - j, kLanes));
-    BlockGemm(tile.Rows(), columns, head_dim, q, head_dim, 1, kv.Keys(j / kv.block_size),
-              kv.block_size, scores + j, stride, false);
-  }
+  AllScores(kv, tile.Rows(), head_dim, q, RoundDown(tile.Begin(), kLanes),
+            RoundUp(tile.MostKeys(), kLanes), scores, stride);
 }
 
 // Scales and soft-caps scores [begin, n) in place; `slope`, where not null, as SoftCapArgs has it.
@@ -139,21 +120,6 @@ float TileSoftmax(const QueryTile& tile, int64_t r, const AttentionShape& shape,
   return SoftmaxRow(scores, tile.First(r), tile.End(r), 1.0f);
 }
 
-// out (+)= sum of weights[j] * v_j over keys [from, to), for `rows` rows.
-template <typename T>
-void AddValues(const KeyValueBlocks<T>& kv, int64_t from, int64_t to, int64_t rows,
-               const float* weights, int64_t stride, int64_t padded_head, bool accumulate,
-               float* out) {
-  for (int64_t j = from; j < to;) {
-    const int64_t block = j / kv.block_size, within = j % kv.block_size;
-    const int64_t count = Min(kv.block_size - within, to - j);
-    BlockGemm(rows, padded_head, count, weights + j, stride, 1,
-              kv.Values(block) + within * padded_head, padded_head, out, padded_head,
-              accumulate || j > from);
-    j += count;
-  }
-}
-
 // out[r] = sum of weights[r][j] * v_j over the row's own keys, upwards. Keys that all rows see go
 // through the register tile; those before and after, fewer than the tile has tokens, row by row. A
 // masked key is never touched, whatever it holds.
@@ -181,6 +147,7 @@ void AttendTile(const QueryTile& tile, const AttentionShape& shape, const float*
                 const KeyValueBlocks<T>& kv, float* scores, float* out) {
   const int64_t stride = RoundUp(tile.MostKeys(), kLanes);
   const int64_t padded_head = PaddedHead(shape.head_dim);
+  if (kv.table != nullptr) FetchFirstValues(kv, tile.Begin(), tile.MostKeys(), padded_head);
   TileScores(tile, shape.head_dim, q, kv, scores, stride);
   float inverse[kMaxGroup];
   for (int64_t r = 0; r < tile.Rows(); ++r) {

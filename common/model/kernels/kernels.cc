@@ -75,9 +75,11 @@ const KernelTable& Kernels() { return *InUse().load(std::memory_order_relaxed); 
 
 bool UseInstructionSet(InstructionSet set) {
   const KernelTable* table = KernelsFor(set);
-  if (table != nullptr) InUse().store(table, std::memory_order_relaxed);
+  if (table != nullptr) UseKernels(*table);
   return table != nullptr;
 }
+
+void UseKernels(const KernelTable& table) { InUse().store(&table, std::memory_order_relaxed); }
 
 int64_t PackedAttentionScratch(const AttentionShape& shape, int64_t n, bool backward) {
   const int64_t rows = TileTokens(shape) * (shape.heads / shape.kv_heads);

@@ -64,5 +64,7 @@ const KernelTable& Kernels();
 // From now on Kernels() is that of `set`; false, and no change, where KernelsFor(set) is null. For
 // start-up: no kernel may be running.
 bool UseInstructionSet(InstructionSet set);
+// From now on Kernels() is `table`, which outlives its use. For tests that break a kernel.
+void UseKernels(const KernelTable& table);
 
 }  // namespace rollcall::model::kernels

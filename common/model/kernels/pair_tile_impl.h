@@ -83,18 +83,26 @@ ROLLCALL_INLINE void PairStep(const float* a, int64_t row_stride, int64_t depth_
   }
 }
 
-// `ahead` is what will be read next of b, brought near as b is read; b itself where there is nothing
-// to bring.
+// What will be read of b later, brought near as b is read: one pair of depth steps for every `every`
+// of them.
+struct PairsAhead {
+  const uint16_t* data;
+  int64_t every;
+};
+
 template <int kRows>
 ROLLCALL_INLINE void MultiplyPairs(int64_t depth, const FloatRows& a, const uint16_t* b,
-                                   const uint16_t* ahead, Vec (&acc)[kRows][kPairVectors]) {
+                                   const PairsAhead& ahead, Vec (&acc)[kRows][kPairVectors]) {
   const float* at = a.data;
-  const int64_t distance = ahead - b;
-  for (int64_t p = 0; p + 1 < depth; p += 2) {
-    FetchPairs(b + distance);
-    PairStep<kRows, true>(at, a.row_stride, a.depth_stride, b, acc);
-    at += 2 * a.depth_stride;
-    b += 2 * kPanelWidth;
+  const uint16_t* fetched = ahead.data;
+  const int64_t pairs = depth / 2;
+  for (int64_t p = 0; p < pairs; fetched += 2 * kPanelWidth) {
+    FetchPairs(fetched);
+    for (const int64_t end = Min(pairs, p + ahead.every); p < end; ++p) {
+      PairStep<kRows, true>(at, a.row_stride, a.depth_stride, b, acc);
+      at += 2 * a.depth_stride;
+      b += 2 * kPanelWidth;
+    }
   }
   if (depth % 2 != 0) PairStep<kRows, false>(at, a.row_stride, a.depth_stride, b, acc);
 }
@@ -115,31 +123,34 @@ ROLLCALL_INLINE Vec DotPairs(VecU a, VecU b, Vec acc) {
 
 template <int kRows>
 ROLLCALL_INLINE void MultiplyPairs(int64_t depth, const PairRows& a, const uint16_t* b,
-                                   const uint16_t* ahead, Vec (&acc)[kRows][kPairVectors]) {
+                                   const PairsAhead& ahead, Vec (&acc)[kRows][kPairVectors]) {
   const uint16_t* at = a.data;
-  const int64_t distance = ahead - b;
-  for (int64_t p = 0; p < depth; p += 2) {
-    FetchPairs(b + distance);
-    VecU pairs[kPairVectors];
+  const uint16_t* fetched = ahead.data;
+  const int64_t all_pairs = CeilDiv(depth, 2);
+  for (int64_t p = 0; p < all_pairs; fetched += 2 * kPanelWidth) {
+    FetchPairs(fetched);
+    for (const int64_t end = Min(all_pairs, p + ahead.every); p < end; ++p) {
+      VecU pairs[kPairVectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < kPairVectors; ++j) pairs[j] = LoadPairBits(b + j * 2 * kWidth);
+      for (int j = 0; j < kPairVectors; ++j) pairs[j] = LoadPairBits(b + j * 2 * kWidth);
 #pragma GCC unroll 12
-    for (int i = 0; i < kRows; ++i) {
-      uint32_t bits;
-      __builtin_memcpy(&bits, at + i * a.row_stride, 4);
-      const VecU x = VecU{} + bits;
+      for (int i = 0; i < kRows; ++i) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, at + i * a.row_stride, 4);
+        const VecU x = VecU{} + bits;
 #pragma GCC unroll 2
-      for (int j = 0; j < kPairVectors; ++j) acc[i][j] = DotPairs(x, pairs[j], acc[i][j]);
+        for (int j = 0; j < kPairVectors; ++j) acc[i][j] = DotPairs(x, pairs[j], acc[i][j]);
+      }
+      at += a.pair_stride;
+      b += 2 * kPanelWidth;
     }
-    at += a.pair_stride;
-    b += 2 * kPanelWidth;
   }
 }
 #endif
 
 // kRows rows of c: [rows][kPanelWidth], one panel of b.
 template <int kRows, typename Rows>
-void PairTile(int64_t depth, const Rows& a, const uint16_t* b, const uint16_t* ahead, float* c,
+void PairTile(int64_t depth, const Rows& a, const uint16_t* b, const PairsAhead& ahead, float* c,
               bool accumulate) {
   for (int64_t column = 0; column < kPanelWidth; column += kPairVectors * kWidth) {
     Vec acc[kRows][kPairVectors];
@@ -150,7 +161,7 @@ void PairTile(int64_t depth, const Rows& a, const uint16_t* b, const uint16_t* a
         acc[i][j] = accumulate ? Load(c + i * kPanelWidth + column + j * kWidth) : Vec{};
       }
     }
-    MultiplyPairs<kRows>(depth, a, b + 2 * column, ahead + 2 * column, acc);
+    MultiplyPairs<kRows>(depth, a, b + 2 * column, ahead, acc);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
@@ -163,26 +174,27 @@ void PairTile(int64_t depth, const Rows& a, const uint16_t* b, const uint16_t* a
 
 template <int kRows, typename Rows>
 ROLLCALL_INLINE void PairTileOf(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b,
-                                const uint16_t* ahead, float* c, bool accumulate) {
+                                const PairsAhead& ahead, float* c, bool accumulate) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return PairTileOf<kRows - 1>(rows, depth, a, b, ahead, c, accumulate);
   }
   PairTile<kRows>(depth, a, b, ahead, c, accumulate);
 }
 
-// c: [rows][kPanelWidth] (+)= a times one panel, in tiles of about equal height. Only the first of
-// several tiles reads the panel from far; the last has time to bring `next`, the panel after it,
-// nearer.
+// c: [rows][kPanelWidth] (+)= a times one panel, in tiles of about equal height. A single tile reads
+// the panel from memory and fetches what it needs in 32 pairs, 4 KiB; each of several, which find
+// the panel in a cache, fetches its share of `next`, the panel after it.
 template <typename Rows>
 void PairPanel(int64_t rows, int64_t depth, const Rows& a, const uint16_t* b, const uint16_t* next,
                float* c, bool accumulate) {
-  int64_t tiles = CeilDiv(rows, kPairRows);
-  const bool several = tiles > 1;
-  for (int64_t row = 0; tiles > 0; --tiles) {
-    const int64_t count = CeilDiv(rows - row, tiles);
-    PairTileOf<kPairRows>(count, depth, a.From(row), b, several && tiles == 1 ? next : b,
-                          c + row * kPanelWidth, accumulate);
+  constexpr int64_t kPair = 2 * kPanelWidth, kPairsAhead = 32;
+  const int64_t tiles = CeilDiv(rows, kPairRows), share = CeilDiv(CeilDiv(depth, 2), tiles);
+  PairsAhead ahead{tiles == 1 ? b + kPairsAhead * kPair : next, tiles};
+  for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
+    const int64_t count = CeilDiv(rows - row, tiles - tile);
+    PairTileOf<kPairRows>(count, depth, a.From(row), b, ahead, c + row * kPanelWidth, accumulate);
     row += count;
+    ahead.data += share * kPair;
   }
 }
 
