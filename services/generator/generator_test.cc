@@ -239,6 +239,8 @@ TEST_F(GeneratorTest, CancelAndDisconnectFreeTheirSlots) {
   EXPECT_TRUE(server_->AwaitState(
       [](const v1::ServerState& state) { return state.running_samples() == 0; }));
   EXPECT_LT(server_->State().engine_steps(), 6 * 500u);
+  // Five cancels and a deadline.
+  EXPECT_TRUE(testing::CancelsWithinAStep(server_->metrics_text(), 6));
 }
 
 TEST_F(GeneratorTest, SlowReaderHoldsNobodyUp) {

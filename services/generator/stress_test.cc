@@ -191,6 +191,9 @@ TEST(StressTest, TwoHundredStreamsLeaveNothingBehindAndWhatCompletesIsRight) {
   EXPECT_THAT(server.metrics_text(),
               ::testing::Not(::testing::HasSubstr("rollcall_generator_preemptions_total 0\n")));
 
+  // A fifth of the clients cancels, a fifth disconnects; some of them before anything ran.
+  EXPECT_TRUE(testing::CancelsWithinAStep(server.metrics_text(), kStreams / 10));
+
   // What was read to the end is what each request gives alone.
   int completed = 0;
   for (uint64_t client = 0; client < kStreams; ++client) {

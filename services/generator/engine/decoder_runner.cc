@@ -55,6 +55,7 @@ absl::StatusOr<std::span<const float>> DecoderRunner::Logits(std::span<const uin
   return tensor::TorchCall([&]() -> absl::StatusOr<std::span<const float>> {
     const at::NoGradGuard no_grad;
     const at::Tensor wanted = hidden_.index_select(0, Int64Tensor(rows).to(hidden_.device()));
+    logits_ = at::Tensor();  // the decoder uses their memory again
     logits_ = decoder_.Logits(wanted).to(at::kCPU).contiguous();
     return std::span<const float>(logits_.const_data_ptr<float>(),
                                   static_cast<size_t>(logits_.numel()));

@@ -13,9 +13,9 @@
 namespace rollcall::generator {
 namespace {
 
-// Logits held at once: 16 MiB are 8,192 rows of a 512-token vocabulary and 27 of a 151,936-token
-// one.
-constexpr size_t kMaxLogits = (size_t{16} << 20) / sizeof(float);
+// Logits held at once: 64 MiB are 110 rows of a 151,936-token vocabulary. More rows at once read the
+// output matrix, a quarter of a small model's weights, less often.
+constexpr size_t kMaxLogits = (size_t{64} << 20) / sizeof(float);
 
 // Multiply-adds that drawing costs per entry of the vocabulary: two exponentials and their sums.
 constexpr size_t kDrawWork = 50;
@@ -71,7 +71,7 @@ absl::StatusOr<Engine::RequestId> Engine::Submit(GenerationRequest request,
 
 void Engine::Cancel(RequestId id) {
   absl::MutexLock lock(&mutex_);
-  if (!stopping_) intake_.cancellations.push_back(id);
+  if (!stopping_) intake_.cancellations.push_back({id, state_.engine_steps});
 }
 
 void Engine::SwapWeights(std::shared_ptr<const StagedWeights> weights,
@@ -130,7 +130,9 @@ void Engine::Run() {
     if (intake.swap.has_value()) swap_ = std::move(intake.swap);
     SwapIfDue();
     for (Submission& submission : intake.submissions) Take(std::move(submission));
-    for (const RequestId id : intake.cancellations) CancelNow(id);
+    for (const Cancellation& cancellation : intake.cancellations) CancelNow(cancellation);
+    // The room is seen at once, not after a step.
+    if (!intake.cancellations.empty()) Publish();
     if (!scheduler_.idle()) Step();
     SwapIfDue();
     Publish();
@@ -153,11 +155,13 @@ void Engine::Take(Submission submission) {
   }
 }
 
-void Engine::CancelNow(RequestId id) {
+void Engine::CancelNow(const Cancellation& cancellation) {
   const absl::Status cancelled = absl::CancelledError("cancelled");
+  const RequestId id = cancellation.id;
   const auto it = requests_.find(id);
   if (it != requests_.end()) {
     Finish(it, cancelled);
+    metrics_->cancellation_steps.Observe(static_cast<double>(steps_ - cancellation.steps));
     return;
   }
   const auto held = std::find_if(held_.begin(), held_.end(),

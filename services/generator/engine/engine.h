@@ -88,7 +88,8 @@ class Engine {
   absl::StatusOr<RequestId> Submit(GenerationRequest request, std::shared_ptr<RequestSink> sink)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Ends a request with CANCELLED before the next step; unknown ones are ignored.
+  // Ends a request with CANCELLED, and gives its cache blocks back, before the next step: after the
+  // step that runs now at the latest. Unknown ones are ignored.
   void Cancel(RequestId id) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Puts weights into service between two steps (with kDrain: once the running requests are done),
@@ -119,10 +120,14 @@ class Engine {
     std::shared_ptr<const StagedWeights> weights;
     std::function<void(absl::Status)> done;
   };
+  struct Cancellation {
+    RequestId id;
+    uint64_t steps;  // done when it was asked for
+  };
   // Commands that the thread takes up before its next step.
   struct Intake {
     std::vector<Submission> submissions;
-    std::vector<RequestId> cancellations;
+    std::vector<Cancellation> cancellations;
     std::optional<Swap> swap;
     uint32_t samples = 0;  // in submissions
     bool empty() const { return submissions.empty() && cancellations.empty() && !swap.has_value(); }
@@ -140,7 +145,7 @@ class Engine {
   // Admits a request, or holds it back while a swap waits.
   void Take(Submission submission);
   void Admit(Submission submission);
-  void CancelNow(RequestId id);
+  void CancelNow(const Cancellation& cancellation);
   // Applies the waiting swap when it is time, and admits what was held back for it.
   void SwapIfDue();
   void Apply(const Swap& swap);

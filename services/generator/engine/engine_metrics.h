@@ -17,6 +17,11 @@ struct EngineMetrics {
         step_seconds(registry.AddHistogram("rollcall_generator_engine_step_seconds",
                                            "Time of one engine step.",
                                            metrics::ExponentialBuckets(0.0005, 2, 16))),
+        cancellation_steps(registry.AddHistogram(
+            "rollcall_generator_cancellation_steps",
+            "Steps that ended between a cancel, disconnect or deadline and the return of its cache "
+            "blocks; at most the one that ran.",
+            {0, 1, 2, 4})),
         preemptions(registry.AddCounter("rollcall_generator_preemptions_total",
                                         "Samples that lost their cache blocks to older ones.")),
         prefix_cache_lookups(
@@ -60,6 +65,7 @@ struct EngineMetrics {
   metrics::Counter& decode_tokens;
   metrics::Counter& steps;
   metrics::Histogram& step_seconds;
+  metrics::Histogram& cancellation_steps;
   metrics::Counter& preemptions;
   metrics::Counter& prefix_cache_lookups;
   metrics::Counter& prefix_cache_hits;

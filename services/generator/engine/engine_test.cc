@@ -30,9 +30,16 @@ class Gate {
   // Blocks a step until it is allowed.
   void Enter() {
     absl::MutexLock lock(&mutex_);
+    ++entered_;
     mutex_.Await(absl::Condition(
         +[](Gate* gate) { return gate->allowed_ > gate->taken_; }, this));
     ++taken_;
+  }
+  // Waits until so many steps have begun, allowed or not.
+  void AwaitEntered(int64_t steps) {
+    absl::MutexLock lock(&mutex_);
+    const auto begun = [this, steps] { return entered_ >= steps; };
+    mutex_.Await(absl::Condition(&begun));
   }
   absl::Status result() {
     absl::MutexLock lock(&mutex_);
@@ -46,6 +53,7 @@ class Gate {
  private:
   absl::Mutex mutex_;
   int64_t allowed_ = 0;
+  int64_t entered_ = 0;
   int64_t taken_ = 0;
   absl::Status result_;
 };
@@ -263,6 +271,34 @@ TEST_F(EngineTest, CancelFreesTheSlotBeforeTheNextStep) {
   EXPECT_EQ(first->Await().code(), absl::StatusCode::kCancelled);
   EXPECT_LE(engine_->state().engine_steps, 6u);
   EXPECT_LE(first->tokens().size(), 4u);
+}
+
+// The step that runs when it is asked for is the last thing that a request may cost.
+TEST_F(EngineTest, CancelFreesItsBlocksWhenTheRunningStepEnds) {
+  scheduler_.num_blocks = 40;
+  StartEngine();
+  const uint64_t total = engine_->state().kv_tokens_total;
+  Engine::RequestId id = 0;
+  const auto gone = Submit(Request({1, 2, 3, 4, 5, 6, 7}, 3, 500), &id);
+  const auto stays = Submit(Request({2}, 1, 500));
+  gate_.Allow(3);
+  ASSERT_TRUE(gone->AwaitTokens(3));
+  ASSERT_TRUE(stays->AwaitTokens(2));  // the first step may have begun without it
+  gate_.AwaitEntered(4);
+  EXPECT_LT(engine_->state().kv_tokens_free, total - 32);
+  engine_->Cancel(id);
+  EXPECT_FALSE(gone->done());  // its blocks are being written to
+  gate_.Allow(1);
+  EXPECT_EQ(gone->Await().code(), absl::StatusCode::kCancelled);
+  // The next step has begun and waits, and the room is there.
+  gate_.AwaitEntered(5);
+  EXPECT_EQ(engine_->state().engine_steps, 4u);
+  EXPECT_EQ(engine_->state().running_samples, 1u);
+  EXPECT_EQ(engine_->state().kv_tokens_free, total - scheduler_.block_tokens);
+  EXPECT_FALSE(stays->done());
+  const auto text = registry_.Text();
+  EXPECT_THAT(text, HasSubstr("rollcall_generator_cancellation_steps_bucket{le=\"0\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("rollcall_generator_cancellation_steps_bucket{le=\"1\"} 1\n"));
 }
 
 TEST_F(EngineTest, QueueIsBounded) {

@@ -10,13 +10,21 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Compiled for wider vectors too, and chosen when the program starts: the same operations on each
+// element, so the same bits.
+#define ROLLCALL_WIDE_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define ROLLCALL_WIDE_CLONES
+#endif
+
 // exp(x) for x <= 0; 0 below -700, where a probability no longer matters and exponents would leave
 // the normal range.
 //
 // x = k ln2 + r with |r| <= ln2 / 2, ln2 in two parts so that k * kLn2High is exact (Cody and
 // Waite); exp(r) by its Taylor polynomial of degree 13, whose first left-out term is below 2^-57
 // relative. This file is compiled without contraction into fused multiply-adds.
-double ExpOfNegative(double x) {
+inline __attribute__((always_inline)) double ExpOfNegative(double x) {
   constexpr double kInverseLn2 = 1.4426950408889634;
   constexpr double kLn2High = 6.93147180369123816490e-01;  // 32 significant bits
   constexpr double kLn2Low = 1.90821492927058770002e-10;
@@ -60,16 +68,20 @@ float CheckedMax(std::span<const float> logits) {
   return finite && max > -kInfinity ? max : std::numeric_limits<float>::quiet_NaN();
 }
 
+ROLLCALL_WIDE_CLONES void FillWeights(const float* logits, size_t count, double max,
+                                      double temperature, double* weights) {
+  for (size_t i = 0; i < count; ++i) {
+    weights[i] = ExpOfNegative((static_cast<double>(logits[i]) - max) / temperature);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<float> SoftmaxWeights(std::span<const float> logits, double temperature,
                                      std::span<double> weights) {
   const float max = CheckedMax(logits);
   if (std::isnan(max)) return NotFinite();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double distance = static_cast<double>(logits[i]) - static_cast<double>(max);
-    weights[i] = ExpOfNegative(distance / temperature);
-  }
+  FillWeights(logits.data(), logits.size(), static_cast<double>(max), temperature, weights.data());
   return max;
 }
 

@@ -10,14 +10,37 @@
 namespace rollcall::generator {
 namespace {
 
+// Sums before every so many weights are remembered: the second walk is then over one piece.
+constexpr size_t kPiece = 1024;
+
+}  // namespace
+
 // The specified reduction order: one after the other, in vocabulary order.
-double Sum(std::span<const double> weights) {
+double TokenSampler::Sum() {
+  sums_.clear();
   double total = 0;
-  for (const double weight : weights) total += weight;
+  for (size_t begin = 0; begin < weights_.size(); begin += kPiece) {
+    sums_.push_back(total);
+    const size_t end = std::min(weights_.size(), begin + kPiece);
+    for (size_t i = begin; i < end; ++i) total += weights_[i];
+  }
   return total;
 }
 
-}  // namespace
+size_t TokenSampler::FirstBeyond(double target) const {
+  // Sums never fall: the token lies after the last piece that begins at or below the target.
+  size_t piece = sums_.size() - 1;
+  while (piece > 0 && sums_[piece] > target) --piece;
+  double cumulative = sums_[piece];
+  for (size_t token = piece * kPiece; token < weights_.size(); ++token) {
+    cumulative += weights_[token];
+    if (cumulative > target) return token;
+  }
+  // Rounding may bring the target up to the total; then the last kept token is meant.
+  size_t token = weights_.size() - 1;
+  while (token > 0 && weights_[token] == 0) --token;
+  return token;
+}
 
 absl::StatusOr<SampledToken> TokenSampler::Sample(std::span<const float> model_logits,
                                                   const SamplingOptions& options, double uniform,
@@ -29,23 +52,13 @@ absl::StatusOr<SampledToken> TokenSampler::Sample(std::span<const float> model_l
   }
   weights_.resize(logits.size());
   ROLLCALL_RETURN_IF_ERROR(SoftmaxWeights(logits, options.temperature, weights_).status());
-  const double whole = Sum(weights_);
+  const double whole = Sum();
   double kept = whole;
   if (options.truncates()) {
     Truncate(logits, options);
-    kept = Sum(weights_);
+    kept = Sum();
   }
-  const double target = uniform * kept;
-  double cumulative = 0;
-  size_t token = 0;
-  // Rounding may bring the target up to the total; then the last kept token is meant.
-  size_t last_kept = 0;
-  for (; token < weights_.size(); ++token) {
-    if (weights_[token] > 0) last_kept = token;
-    cumulative += weights_[token];
-    if (cumulative > target) break;
-  }
-  if (token == weights_.size()) token = last_kept;
+  const size_t token = FirstBeyond(uniform * kept);
   SampledToken sampled{.token = static_cast<uint32_t>(token)};
   if (options.reshapes()) {
     sampled.sampling_logprob = static_cast<float>(std::min(0.0, std::log(weights_[token] / kept)));
@@ -63,7 +76,7 @@ absl::StatusOr<TokenSampler::Kept> TokenSampler::KeptTokens(std::span<const floa
   weights_.resize(logits.size());
   ROLLCALL_RETURN_IF_ERROR(SoftmaxWeights(logits, options.temperature, weights_).status());
   Truncate(logits, options);
-  const double total = Sum(weights_);
+  const double total = Sum();
   Kept kept;
   for (size_t i = 0; i < weights_.size(); ++i) {
     if (weights_[i] == 0) continue;
@@ -99,7 +112,7 @@ void TokenSampler::KeepTopP(std::span<const float> logits, double top_p) {
   for (size_t i = 0; i < weights_.size(); ++i) {
     if (weights_[i] > 0) order_.push_back(static_cast<uint32_t>(i));
   }
-  const double target = top_p * Sum(weights_);
+  const double target = top_p * Sum();
   const auto more_likely = [&logits](uint32_t a, uint32_t b) {
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   };

@@ -65,9 +65,15 @@ class TokenSampler {
   void Truncate(std::span<const float> logits, const SamplingOptions& options);
   void KeepTopK(std::span<const float> logits, uint32_t k);
   void KeepTopP(std::span<const float> logits, double top_p);
+  // The sum of weights_, which sets sums_.
+  double Sum();
+  // The first token up to which the weights add up to more than `target`; without one the last of a
+  // weight above 0. Since weights_ changed, Sum was called.
+  size_t FirstBeyond(double target) const;
 
   LogitProcessor processor_;
   std::vector<double> weights_;
+  std::vector<double> sums_;  // of the weights before each piece of them
   std::vector<float> sorted_logits_;
   std::vector<uint32_t> order_;
 };

@@ -2,6 +2,7 @@
 
 #include <ATen/core/TensorBody.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "common/base/philox.h"
@@ -41,6 +42,17 @@ v1::GenerateRequest Request(uint64_t group_id, uint32_t prompt_tokens, uint32_t 
     }
   }
   return ::testing::AssertionSuccess();
+}
+
+::testing::AssertionResult CancelsWithinAStep(const std::string& metrics_text, int least) {
+  const auto value_of = [&](const std::string& series) {
+    const size_t at = metrics_text.find("\nrollcall_generator_cancellation_steps" + series + " ");
+    if (at == std::string::npos) return -1.0;
+    return std::strtod(metrics_text.c_str() + metrics_text.find(' ', at), nullptr);
+  };
+  const double all = value_of("_count"), soon = value_of("_bucket{le=\"1\"}");
+  if (all >= least && all == soon) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << soon << " of " << all << ", expected at least " << least;
 }
 
 Published::Published(const model::Decoder& decoder, const std::string& folder, uint64_t lineage,

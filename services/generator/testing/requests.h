@@ -23,6 +23,10 @@ v1::GenerateRequest Request(uint64_t group_id, uint32_t prompt_tokens, uint32_t 
 // Whether two calls went well and gave equal tokens, with log-probs of equal bits.
 ::testing::AssertionResult SameSamples(const Outcome& a, const Outcome& b);
 
+// Whether a generator, by its metrics page, gave back the blocks of every request that was cancelled,
+// abandoned or late within the step that ran, and of at least `least` requests.
+::testing::AssertionResult CancelsWithinAStep(const std::string& metrics_text, int least);
+
 // The weights of a decoder, or its adapter, as a learner of run "run" pushes them.
 struct Published {
   v1::PolicyVersion version;
