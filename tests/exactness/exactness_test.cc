@@ -1,6 +1,7 @@
 // The log-probs that a generator of another process returns are, bit for bit, those of the learner's
-// packed forward pass with gradients in this one: over random mixes of prompts, samples,
-// temperatures, chunk sizes, cache sizes, threads, preemptions, shared prefixes and weight updates.
+// packed forward pass with gradients in this one, and those of a reference of a third: over random
+// mixes of prompts, samples, temperatures, chunk sizes, cache sizes, threads, preemptions, shared
+// prefixes and weight updates. The last test breaks one kernel after the other and sees it found.
 //
 //   ROLLCALL_EXACTNESS_TOKENS   sampled tokens to compare for each of the twelve models; 800 unless set
 #include <ATen/core/TensorBody.h>
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <thread>
 
 #include "absl/strings/numbers.h"
@@ -20,10 +22,11 @@
 #include "common/base/file.h"
 #include "common/base/philox.h"
 #include "common/checkpoint/scratch_folder.h"
+#include "common/model/batch_dependent_kernel.h"
 #include "common/model/test_models.h"
 #include "services/generator/testing/requests.h"
 #include "services/generator/testing/tiny_model.h"
-#include "tests/exactness/generator_process.h"
+#include "tests/exactness/service_process.h"
 #include "tests/exactness/shapes.h"
 
 namespace rollcall::exactness {
@@ -78,6 +81,21 @@ struct Exchange {
   Outcome outcome;
 };
 
+// What comparisons came to.
+struct Tally {
+  uint64_t tokens = 0;      // against the learner
+  uint64_t referenced = 0;  // of them also against a reference
+  uint64_t differ = 0;      // by any bit, from either
+  std::string first;        // that differed
+
+  void Count(const float* returned, const std::vector<float>& expected, const std::string& what) {
+    for (size_t i = 0; i < expected.size(); ++i) {
+      if (std::memcmp(&returned[i], &expected[i], sizeof(float)) == 0) continue;
+      if (differ++ == 0) first = absl::StrCat(what, ", token ", i);
+    }
+  }
+};
+
 struct Model {
   Shape shape;
   bool bfloat16;
@@ -106,6 +124,23 @@ class ExactnessTest : public ::testing::TestWithParam<Model> {
       if (parameters.adapter) Adapt(versions_.back(), step);
     }
     EXPECT_TRUE(generator::testing::WriteTinyFolder(folder(), versions_[0]).ok());
+  }
+
+  // From now on what versions 0 and the last drew is also compared with a reference of each. A
+  // reference takes no adapters.
+  void StartReferences() {
+    if (GetParam().adapter) return;
+    for (const uint64_t step : {0, kUpdates}) {
+      const std::string home = scratch_ / absl::StrCat("reference", step);
+      ASSERT_TRUE(generator::testing::WriteTinyFolder(home, versions_[step]).ok());
+      references_[step] = std::make_unique<ReferenceProcess>(
+          home, home,
+          std::vector<std::string>{
+              absl::StrCat("model.dtype=", GetParam().bfloat16 ? "bfloat16" : "float32"),
+              step == 0 ? "reference.threads=1" : "reference.threads=2",
+              step == 0 ? "reference.batch_tokens=3000" : "reference.batch_tokens=16384"});
+      ASSERT_FALSE(HasFailure());
+    }
   }
   std::string folder() const { return scratch_ / "model"; }
 
@@ -174,23 +209,33 @@ class ExactnessTest : public ::testing::TestWithParam<Model> {
     size_t tokens = 0;
   };
 
-  void Flush(uint64_t step, double temperature, Pack& pack) {
+  void Flush(uint64_t step, double temperature, Pack& pack, Tally& tally) {
     if (pack.sequences.empty()) return;
     const model::testing::ThreadCount threads(1 + static_cast<int>(random_.Below(2)));
     const auto expected =
         generator::testing::LearnerLogProbs(versions_.at(step), pack.sequences, temperature,
                                             /*backward=*/false);
+    std::vector<std::vector<float>> scored;
+    if (const auto reference = references_.find(step); reference != references_.end()) {
+      auto scores = reference->second->Score(pack.sequences, temperature);
+      ASSERT_TRUE(scores.ok()) << scores.status();
+      ASSERT_EQ(scores->size(), expected.size());
+      scored = *std::move(scores);
+    }
     for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_EQ(std::memcmp(expected[i].data(), pack.returned[i].first,
-                            sizeof(float) * expected[i].size()),
-                0)
-          << pack.returned[i].second << " under step " << step;
-      compared_ += expected[i].size();
+      const auto& [returned, what] = pack.returned[i];
+      tally.tokens += expected[i].size();
+      tally.Count(returned, expected[i], absl::StrCat(what, " under step ", step, ", learner"));
+      if (scored.empty()) continue;
+      ASSERT_EQ(scored[i].size(), expected[i].size());
+      tally.referenced += scored[i].size();
+      tally.Count(returned, scored[i], absl::StrCat(what, " under step ", step, ", reference"));
     }
     pack = Pack();
   }
 
-  void Compare(const std::vector<Exchange>& exchanges) {
+  // Every token of every exchange, in packs of about kPackTokens.
+  void Compare(const std::vector<Exchange>& exchanges, Tally& tally) {
     std::map<std::pair<uint64_t, float>, Pack> packs;
     for (const Exchange& exchange : exchanges) {
       const v1::GenerateRequest& request = exchange.request;
@@ -201,9 +246,7 @@ class ExactnessTest : public ::testing::TestWithParam<Model> {
                                      request.prompt_token_ids().end());
         tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.end());
         ASSERT_EQ(sample.ends.size(), 1u);
-        const auto& spans = sample.ends[0].version_spans();
-        spans_ += spans.size();
-        for (const v1::VersionSpan& span : spans) {
+        for (const v1::VersionSpan& span : sample.ends[0].version_spans()) {
           ASSERT_FALSE(span.mixed_kv());
           const size_t prompt = static_cast<size_t>(request.prompt_token_ids_size());
           ScoredSequence sequence{.tokens = tokens, .prompt_tokens = prompt + span.begin()};
@@ -216,27 +259,46 @@ class ExactnessTest : public ::testing::TestWithParam<Model> {
               sample.logprobs.data() + span.begin(),
               absl::StrCat("group ", request.key().group_id(), " sample ", index));
           if (pack.tokens < kPackTokens) continue;
-          ASSERT_NO_FATAL_FAILURE(Flush(span.version().step(), temperature, pack));
+          ASSERT_NO_FATAL_FAILURE(Flush(span.version().step(), temperature, pack, tally));
         }
       }
     }
-    for (auto& [key, pack] : packs) ASSERT_NO_FATAL_FAILURE(Flush(key.first, key.second, pack));
+    for (auto& [key, pack] : packs) {
+      ASSERT_NO_FATAL_FAILURE(Flush(key.first, key.second, pack, tally));
+    }
   }
 
   std::vector<model::Decoder> versions_;
   checkpoint::ScratchFolder scratch_;
   PhiloxStream random_{5, 5};
-  uint64_t compared_ = 0;
-  int64_t spans_ = 0;
+  std::map<uint64_t, std::unique_ptr<ReferenceProcess>> references_;  // by step
 };
 
-TEST_P(ExactnessTest, ReturnedLogProbsAreTheLearners) {
+int64_t SpansOf(const std::vector<Exchange>& exchanges) {
+  int64_t spans = 0;
+  for (const Exchange& exchange : exchanges) {
+    for (const auto& [index, sample] : exchange.outcome.samples) {
+      for (const v1::SampleEnd& end : sample.ends) spans += end.version_spans_size();
+    }
+  }
+  return spans;
+}
+
+int64_t SamplesOf(const std::vector<Exchange>& exchanges) {
+  int64_t samples = 0;
+  for (const Exchange& exchange : exchanges) samples += exchange.request.num_samples();
+  return samples;
+}
+
+TEST_P(ExactnessTest, ReturnedLogProbsAreTheLearnersAndTheReferences) {
   const uint64_t wanted = WantedTokens();
   // Some 8,000 tokens come of 50 requests.
   const uint64_t count = std::clamp<uint64_t>(wanted / 160, 8, 50);
   double preemptions = 0, hits = 0;
-  int64_t samples = 0;
-  for (uint64_t round = 0; compared_ < wanted; ++round) {
+  int64_t samples = 0, spans = 0;
+  Tally tally;
+  ASSERT_NO_FATAL_FAILURE(StartReferences());
+  for (uint64_t round = 0; tally.tokens < wanted; ++round) {
     SCOPED_TRACE(absl::StrCat("round ", round));
     const std::string home = scratch_ / absl::StrCat("round", round);
     ASSERT_TRUE(MakeDirectories(home).ok());
@@ -245,28 +307,33 @@ TEST_P(ExactnessTest, ReturnedLogProbsAreTheLearners) {
     ASSERT_TRUE(Push(generator, 0).ok());
     const uint64_t first = round * 1000;
     const std::vector<Exchange> exchanges = Crowd(generator, first, count, kUpdates);
-    for (const Exchange& exchange : exchanges) samples += exchange.request.num_samples();
-    ASSERT_NO_FATAL_FAILURE(Compare(exchanges));
+    ASSERT_NO_FATAL_FAILURE(Compare(exchanges, tally));
     // All weights are the last ones now: the same requests alone, and in another crowd.
     const Exchange alone{RandomRequest(first + 500),
                          generator.Generate(RandomRequest(first + 500))};
     const std::vector<Exchange> crowd = Crowd(generator, first + 495, 8, 0);
     EXPECT_TRUE(SameSamples(alone.outcome, crowd[5].outcome));
-    ASSERT_NO_FATAL_FAILURE(Compare(crowd));
+    ASSERT_NO_FATAL_FAILURE(Compare(crowd, tally));
+    ASSERT_EQ(tally.differ, 0u) << tally.first;
     preemptions += generator.Counter("rollcall_generator_preemptions_total");
     hits += generator.Counter("rollcall_generator_prefix_cache_hits_total");
-    for (const Exchange& exchange : crowd) samples += exchange.request.num_samples();
+    samples += SamplesOf(exchanges) + SamplesOf(crowd);
+    spans += SpansOf(exchanges) + SpansOf(crowd);
   }
-  RecordProperty("tokens", std::to_string(compared_));
-  std::printf("%s: %lu tokens compared, %.0f preemptions, %.0f prefix hits, %ld spans beyond one\n",
-              GetParam().shape.name.c_str(), compared_, preemptions, hits, spans_ - samples);
+  RecordProperty("tokens", std::to_string(tally.tokens));
+  std::printf(
+      "%s: %lu tokens compared, %lu also with a reference, %.0f preemptions, %.0f prefix hits, %ld "
+      "spans beyond one\n",
+      GetParam().shape.name.c_str(), tally.tokens, tally.referenced, preemptions, hits,
+      spans - samples);
+  EXPECT_EQ(tally.referenced > 0, !GetParam().adapter);
   EXPECT_GT(hits, 0);
   // A short run may have too few requests at once.
   if (wanted >= 10000) {
     EXPECT_GT(preemptions, 0);
   }
   // Some samples ran across an update.
-  EXPECT_GT(spans_, samples);
+  EXPECT_GT(spans, samples);
 }
 
 std::vector<Model> Models() {
@@ -277,6 +344,35 @@ std::vector<Model> Models() {
   for (const bool bfloat16 : {false, true}) models.push_back({Shapes()[0], bfloat16, true});
   return models;
 }
+
+// The proof of the comparison: the same exchanges, with one kernel of the learner's process made to
+// depend on the batch by one bit of a call's result.
+class BrokenLearnerTest : public ExactnessTest {};
+
+TEST_P(BrokenLearnerTest, IsFound) {
+  const std::string home = scratch_ / "process";
+  ASSERT_TRUE(MakeDirectories(home).ok());
+  GeneratorProcess generator(home, folder(), RandomSettings(0));
+  ASSERT_FALSE(HasFailure());
+  ASSERT_TRUE(Push(generator, 0).ok());
+  const std::vector<Exchange> exchanges = Crowd(generator, 0, 12, 0);
+  Tally whole;
+  ASSERT_NO_FATAL_FAILURE(Compare(exchanges, whole));
+  EXPECT_EQ(whole.differ, 0u) << whole.first;
+  for (const char* kernel : {"gemm", "rms_norm", "rotate", "glu", "packed_attention", "score"}) {
+    const model::testing::BatchDependentKernel broken(kernel);
+    Tally tally;
+    ASSERT_NO_FATAL_FAILURE(Compare(exchanges, tally));
+    std::printf("%s: %lu of %lu tokens differ\n", kernel, tally.differ, tally.tokens);
+    EXPECT_GT(tally.differ, 0u) << kernel;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, BrokenLearnerTest,
+                         ::testing::Values(Model{Shapes()[0], false}, Model{Shapes()[1], true}),
+                         [](const auto& parameters) {
+                           return parameters.param.bfloat16 ? "BFloat16" : "Float32";
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Models, ExactnessTest, ::testing::ValuesIn(Models()),
                          [](const auto& parameters) {

@@ -1,4 +1,4 @@
-#include "tests/exactness/generator_process.h"
+#include "tests/exactness/service_process.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -12,8 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/file.h"
+#include "common/base/status.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/health.h"
+#include "common/rpc/status_conversion.h"
 
 namespace rollcall::exactness {
 namespace {
@@ -48,21 +50,21 @@ std::string GetMetrics(uint16_t port) {
 
 }  // namespace
 
-GeneratorProcess::GeneratorProcess(const std::string& folder, const std::string& model,
-                                   const std::vector<std::string>& sets)
-    : log_path_(folder + "/generator.log") {
+ServiceProcess::ServiceProcess(const std::string& name, const std::string& folder,
+                               const std::string& model, const std::vector<std::string>& sets)
+    : address_(absl::StrCat("unix:", folder, "/", name, ".sock")),
+      log_path_(absl::StrCat(folder, "/", name, ".log")) {
   const char* binaries = std::getenv("ROLLCALL_BIN_DIR");
-  const std::string config = folder + "/run.yaml";
-  const std::string address = "unix:" + folder + "/generator.sock";
+  const std::string config = absl::StrCat(folder, "/", name, ".yaml");
   EXPECT_TRUE(WriteFileAtomically(config, absl::StrCat("model: {path: ", model, "}\n")).ok());
   cli::ChildSpec spec;
-  spec.name = "generator";
+  spec.name = name;
   spec.log_path = log_path_;
-  spec.argv = {absl::StrCat(binaries == nullptr ? "." : binaries, "/rollcall-generator"),
+  spec.argv = {absl::StrCat(binaries == nullptr ? "." : binaries, "/rollcall-", name),
                "--config",
                config,
                "--listen",
-               address,
+               address_,
                "--metrics-listen",
                "127.0.0.1:0"};
   for (const std::string& set : sets) spec.argv.insert(spec.argv.end(), {"--set", set});
@@ -72,18 +74,17 @@ GeneratorProcess::GeneratorProcess(const std::string& folder, const std::string&
     return;
   }
   child_ = *std::move(child);
-  const auto channel = *rpc::Connect(address);
+  const auto channel = *rpc::Connect(address_);
   const absl::Time deadline = absl::Now() + generator::testing::kPatience;
   while (!rpc::CheckHealth(channel, "", absl::Now() + absl::Seconds(1)).value_or(false)) {
     if (absl::Now() > deadline || child_->Poll().has_value()) {
-      ADD_FAILURE() << "the generator does not serve:\n" << ReadFile(log_path_).value_or("");
+      ADD_FAILURE() << "the " << name << " does not serve:\n" << ReadFile(log_path_).value_or("");
       return;
     }
   }
-  Connect(address);
 }
 
-double GeneratorProcess::Counter(const std::string& name) const {
+double ServiceProcess::Counter(const std::string& name) const {
   const std::string address = WordAfter(ReadFile(log_path_).value_or(""), "metrics=127.0.0.1:");
   uint32_t port = 0;
   if (!absl::SimpleAtoi(address, &port)) return -1;
@@ -93,6 +94,31 @@ double GeneratorProcess::Counter(const std::string& name) const {
     return -1;
   }
   return value;
+}
+
+ReferenceProcess::ReferenceProcess(const std::string& folder, const std::string& model,
+                                   const std::vector<std::string>& sets)
+    : ServiceProcess("reference", folder, model, sets),
+      stub_(v1::LogProb::NewStub(*rpc::Connect(address()))) {}
+
+absl::StatusOr<std::vector<std::vector<float>>> ReferenceProcess::Score(
+    const std::vector<generator::testing::ScoredSequence>& sequences, double temperature) {
+  v1::LogProbRequest request;
+  request.set_temperature(static_cast<float>(temperature));
+  for (const auto& sequence : sequences) {
+    v1::TokenSequence& out = *request.add_sequences();
+    out.mutable_token_ids()->Add(sequence.tokens.begin(), sequence.tokens.end());
+    out.set_score_from(static_cast<uint32_t>(sequence.prompt_tokens));
+  }
+  grpc::ClientContext context;
+  generator::testing::GeneratorClient::SetDeadline(&context);
+  v1::LogProbResponse response;
+  ROLLCALL_RETURN_IF_ERROR(rpc::FromGrpc(stub_->Score(&context, request, &response)));
+  std::vector<std::vector<float>> scores;
+  for (const v1::SequenceLogProbs& sequence : response.sequences()) {
+    scores.emplace_back(sequence.logprobs().begin(), sequence.logprobs().end());
+  }
+  return scores;
 }
 
 }  // namespace rollcall::exactness
