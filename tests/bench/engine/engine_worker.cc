@@ -5,6 +5,7 @@
 //   engine_worker decode MODEL --batch 1 16 64 [--prompt-tokens 64] [--new-tokens 64]
 //   engine_worker rollouts MODEL --work work.jsonl
 //   engine_worker group MODEL [--samples 16] [--prompt-tokens 1024] [--new-tokens 64]
+//   engine_worker update MODEL [--on-weight-update recompute] [--seconds 10]
 //   engine_worker learner MODEL --work work.jsonl [--micro-batch 8] [--checkpoint-layers]
 //   engine_worker head [--vocab 151936] [--rows 512]
 // All take --threads (2).
@@ -19,6 +20,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "absl/synchronization/notification.h"
+#include "services/generator/testing/generator_client.h"
+#include "services/generator/testing/requests.h"
+#include "tests/bench/engine/endless_load.h"
 #include "tests/bench/engine/local_generator.h"
 #include "tests/bench/engine/model_work.h"
 #include "tests/bench/engine/rooflines.h"
@@ -64,10 +69,10 @@ v1::GenerateRequest Request(uint64_t group, const std::vector<int64_t>& prompt, 
 }
 
 struct Arguments {
-  std::string model, work;
+  std::string model, work, on_weight_update = "recompute";
   std::vector<int64_t> batches = {1, 16, 64};
   int64_t prompt_tokens = 64, new_tokens = 64, samples = 16, micro_batch = 8, vocab = 151936,
-          rows = 512;
+          rows = 512, seconds = 10;
   int threads = 2;
   bool checkpoint_layers = false;
 };
@@ -96,7 +101,8 @@ Json Decode(const Arguments& args) {
                              static_cast<double>(bench.matrix_bytes() * batch * args.new_tokens) /
                              times.decode_seconds}});
   }
-  return {{"decode", results}};
+  // The limits of the same moment.
+  return {{"decode", results}, {"rooflines", Rooflines(args)}};
 }
 
 // One request for each sample, as its own length demands; a prompt is computed once all the same.
@@ -149,6 +155,51 @@ Json Group(const Arguments& args) {
           {"ratio", whole / (prefill + decode)}};
 }
 
+// Tokens a second of 64 streams that never end: in a window without an update, then in one in which
+// new weights are pushed a fifth of it after its begin.
+Json Update(const Arguments& args) {
+  const ScratchDirectory scratch;
+  const model::Decoder decoder = LoadDecoder(args.model, args.threads);
+  const generator::testing::Published published(decoder, args.model, 1, 1);
+  LocalGenerator generator(scratch.path(), args.model, args.threads,
+                           {"generator.on_weight_update=" + args.on_weight_update});
+  generator::testing::GeneratorClient client(generator.address());
+  EndlessLoad load(generator.stub(), 64);
+  const auto wait = [](double seconds) {
+    absl::Notification never;
+    never.WaitForNotificationWithTimeout(absl::Seconds(seconds));
+  };
+  const auto window_seconds = static_cast<double>(args.seconds);
+  const auto rate = [&](bool update) {
+    const int64_t before = load.tokens();
+    const Stopwatch watch;
+    double push_seconds = 0;
+    if (update) {
+      wait(window_seconds / 5);
+      const Stopwatch push;
+      const absl::Status status = client.PushWeights(published.version, published.manifest,
+                                                     published.tensors, size_t{4} << 20);
+      if (!status.ok()) {
+        std::cerr << "engine_worker: " << status << "\n";
+        std::exit(1);
+      }
+      push_seconds = push.Seconds();
+    }
+    wait(window_seconds - watch.Seconds());
+    const auto tokens = static_cast<double>(load.tokens() - before);
+    return std::pair(tokens / watch.Seconds(), push_seconds);
+  };
+  wait(window_seconds / 5);  // until the batch is full and ragged
+  const double plain = rate(false).first;
+  const auto [updated, push_seconds] = rate(true);
+  return {{"on_weight_update", args.on_weight_update},
+          {"seconds", args.seconds},
+          {"tokens_per_second", plain},
+          {"tokens_per_second_with_update", updated},
+          {"push_seconds", push_seconds},
+          {"ratio", updated / plain}};
+}
+
 Json Learner(const Arguments& args) {
   const int64_t before = PeakRssMib();
   const LearnerTimes times = RunLearner(args.model, ReadWork(args.work), args.micro_batch,
@@ -159,7 +210,8 @@ Json Learner(const Arguments& args) {
           {"tokens_per_second",
            static_cast<double>(times.tokens) / (times.forward_seconds + times.backward_seconds)},
           {"peak_rss_mib", PeakRssMib()},
-          {"rss_before_mib", before}};
+          {"rss_before_mib", before},
+          {"activation_mib", PeakRssMib() - before - (times.weight_and_gradient_bytes >> 20)}};
 }
 
 Json Head(const Arguments& args) {
@@ -174,15 +226,17 @@ int Main(int argc, char** argv) {
   CLI::App app("One piece of work of ./rollcall bench engine");
   Arguments args;
   using Command = Json (*)(const Arguments&);
-  const std::map<std::string, Command> commands = {{"rooflines", Rooflines}, {"decode", Decode},
-                                                   {"rollouts", Rollouts},   {"group", Group},
-                                                   {"learner", Learner},     {"head", Head}};
+  const std::map<std::string, Command> commands = {
+      {"rooflines", Rooflines}, {"decode", Decode},   {"rollouts", Rollouts}, {"group", Group},
+      {"update", Update},       {"learner", Learner}, {"head", Head}};
   std::vector<std::string> names;
   for (const auto& [name, run] : commands) names.push_back(name);
   std::string command;
   app.add_option("command", command)->required()->check(CLI::IsMember(names));
   app.add_option("model", args.model);
   app.add_option("--work", args.work);
+  app.add_option("--on-weight-update", args.on_weight_update);
+  app.add_option("--seconds", args.seconds)->check(CLI::PositiveNumber);
   app.add_option("--batch", args.batches);
   app.add_option("--prompt-tokens", args.prompt_tokens)->check(CLI::PositiveNumber);
   app.add_option("--new-tokens", args.new_tokens)->check(CLI::PositiveNumber);

@@ -32,12 +32,12 @@ T Require(absl::StatusOr<T> value) {
 
 }  // namespace
 
-LocalGenerator::LocalGenerator(const std::string& folder, const std::string& model, int threads) {
+LocalGenerator::LocalGenerator(const std::string& folder, const std::string& model, int threads,
+                               std::vector<std::string> sets) {
   const std::string yaml = folder + "/generator.yaml";
   Require(WriteFileAtomically(yaml, absl::StrCat("model: {path: ", model, ", dtype: bfloat16}\n")));
-  const std::vector<std::string> sets = {absl::StrCat("generator.threads=", threads),
-                                         "generator.kv_cache_bytes=2000000000",
-                                         "model.context_tokens=4096"};
+  sets.insert(sets.end(), {absl::StrCat("generator.threads=", threads),
+                           "generator.kv_cache_bytes=2000000000", "model.context_tokens=4096"});
   config_ = Require(config::LoadRunConfig(yaml, sets, config::Role::kGenerator));
   service_ = Require(generator::MakeGenerator(
       {.config = config_, .metrics = metrics_, .shutdown = shutdown_, .report_health = [](bool) {

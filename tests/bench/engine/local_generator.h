@@ -19,12 +19,17 @@ namespace rollcall::bench {
 // `folder`. A failure to start ends the process with a message.
 class LocalGenerator {
  public:
-  LocalGenerator(const std::string& folder, const std::string& model, int threads);
+  // `sets` override its configuration.
+  LocalGenerator(const std::string& folder, const std::string& model, int threads,
+                 std::vector<std::string> sets = {});
   ~LocalGenerator();
 
   // Sends all requests at once, each on a thread of its own, and returns the tokens that came when
   // every stream has ended. A stream that fails ends the process.
   int64_t GenerateAll(const std::vector<v1::GenerateRequest>& requests);
+
+  v1::Generator::Stub* stub() { return stub_.get(); }
+  const std::string& address() const { return server_->bound_address(); }
 
  private:
   int64_t Generate(const v1::GenerateRequest& request);

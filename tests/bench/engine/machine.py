@@ -1,6 +1,7 @@
 """How busy the machine is besides what is being measured, and the arithmetic of interleaved pairs."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import resource
@@ -13,6 +14,19 @@ OTHER_LOAD_LIMIT = 0.05
 
 def cores():
     return len(os.sched_getaffinity(0))
+
+
+def quiet_threads():
+    """The environment of a program whose idle OpenMP threads sleep. Spinning ones are a little faster where nothing else
+    runs, and many times slower where something does."""
+    return {**os.environ, "OMP_WAIT_POLICY": "passive"}
+
+
+def identity(worker):
+    """What results may be put together: those of one program on one kind of processor."""
+    model = next((line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), "unknown")
+    return {"worker": hashlib.sha256(pathlib.Path(worker).read_bytes()).hexdigest(), "processor": model, "cores": cores()}
 
 
 def _busy_seconds():
@@ -45,9 +59,9 @@ class LoadWatch:
 
 @dataclasses.dataclass
 class Pair:
-    """One run of each side, one after the other."""
+    """One run of each side, one after the other; `theirs` is None where there is no peer."""
     ours: dict
-    theirs: dict
+    theirs: dict | None
     other_load: float  # the higher of the two
 
     @property
@@ -55,36 +69,47 @@ class Pair:
         return self.other_load > OTHER_LOAD_LIMIT
 
 
+def run_pair(run_ours, run_theirs):
+    results, load = [], 0.0
+    for run in (run_ours, run_theirs):
+        if run is None:
+            results.append(None)
+            continue
+        watch = LoadWatch()
+        results.append(run())
+        load = max(load, watch.other_load())
+    return Pair(*results, load)
+
+
+def enough(pairs, wanted, keep_disturbed=False):
+    """`wanted` pairs that count, or twice as many that were tried."""
+    counted = sum(keep_disturbed or not pair.disturbed for pair in pairs)
+    return counted >= wanted or len(pairs) >= 2 * wanted
+
+
 def spread(values):
     values = sorted(values)
     return {"median": statistics.median(values), "min": values[0], "max": values[-1], "count": len(values)}
 
 
-def summarize(pairs, value, keep_disturbed=False):
-    """Spread of both sides' value(result) and of their ratio, pair by pair, over the pairs that count. Where every pair
-    was disturbed there is no ratio, unless disturbed ones are kept; then the summary says so."""
+def summarize(pairs, values, own=None, keep_disturbed=False):
+    """values: {name: function of a result}: spread of both sides and of their ratio, pair by pair; own: the same of our
+    side alone. Over the pairs that count. Where every pair was disturbed there are no figures, unless disturbed ones are
+    kept; then the summary says so."""
     counted = [pair for pair in pairs if keep_disturbed or not pair.disturbed]
-    summary = {"pairs": len(pairs), "disturbed": sum(pair.disturbed for pair in pairs),
-               "other_load": spread([pair.other_load for pair in pairs]) if pairs else None,
-               "disturbed_pairs_kept": keep_disturbed}
-    if counted:
-        summary["ours"] = spread([value(pair.ours) for pair in counted])
-        summary["theirs"] = spread([value(pair.theirs) for pair in counted])
-        summary["ratio"] = spread([value(pair.ours) / value(pair.theirs) for pair in counted])
+    summary = {"pairs": len(pairs), "disturbed": sum(pair.disturbed for pair in pairs)}
+    if pairs:
+        summary["other load"] = spread([pair.other_load for pair in pairs])
+    if keep_disturbed:
+        summary["disturbed pairs"] = "kept"
+    if not counted:
+        return summary
+    for name, value in values.items():
+        entry = summary[name] = {"ours": spread([value(pair.ours) for pair in counted])}
+        both = [pair for pair in counted if pair.theirs is not None]
+        if both:
+            entry["theirs"] = spread([value(pair.theirs) for pair in both])
+            entry["ratio"] = spread([value(pair.ours) / value(pair.theirs) for pair in both])
+    for name, value in (own or {}).items():
+        summary[name] = spread([value(pair.ours) for pair in counted])
     return summary
-
-
-def interleave(run_ours, run_theirs, wanted, deadline):
-    """Alternates the two until `wanted` undisturbed pairs are there, 2 * wanted pairs were tried, or the deadline passed.
-    At least one pair."""
-    pairs = []
-    while len(pairs) < 2 * wanted:
-        results, load = [], 0.0
-        for run in (run_ours, run_theirs):
-            watch = LoadWatch()
-            results.append(run())
-            load = max(load, watch.other_load())
-        pairs.append(Pair(*results, load))
-        if sum(not pair.disturbed for pair in pairs) >= wanted or time.monotonic() > deadline:
-            break
-    return pairs

@@ -1,14 +1,22 @@
-"""The arithmetic of the engine's bench: pairs alternate, disturbed ones are void, ratios are taken pair by pair."""
+"""The arithmetic of the engine's bench: pairs alternate, disturbed ones are void, ratios are taken pair by pair, and a run
+goes on where the last one ended."""
 
+import pathlib
 import subprocess
 import sys
+import tempfile
 import time
+import types
 import unittest
 from unittest import mock
 
+import engine_bench
 import machine
 import peers
-from engine_bench import text_of
+from report import text_of
+from results import Results
+
+X = {"x": lambda result: result["x"]}
 
 
 def pair(ours, theirs, load=0.0):
@@ -17,42 +25,72 @@ def pair(ours, theirs, load=0.0):
 
 class SummaryTest(unittest.TestCase):
     def test_ratios_are_of_pairs_not_of_medians(self):
-        summary = machine.summarize([pair(2, 1), pair(30, 10), pair(8, 2)], lambda r: r["x"])
+        summary = machine.summarize([pair(2, 1), pair(30, 10), pair(8, 2)], X)["x"]
         self.assertEqual(summary["ratio"], {"median": 3, "min": 2, "max": 4, "count": 3})
         self.assertEqual(summary["ours"]["median"], 8)
         self.assertEqual(summary["theirs"]["median"], 2)
 
     def test_disturbed_pairs_are_void_unless_kept(self):
         pairs = [pair(2, 1), pair(100, 1, load=0.5)]
-        self.assertEqual(machine.summarize(pairs, lambda r: r["x"])["ratio"]["count"], 1)
-        self.assertEqual(machine.summarize(pairs, lambda r: r["x"])["disturbed"], 1)
-        kept = machine.summarize(pairs, lambda r: r["x"], keep_disturbed=True)
-        self.assertEqual(kept["ratio"]["count"], 2)
-        self.assertTrue(kept["disturbed_pairs_kept"])
+        summary = machine.summarize(pairs, X)
+        self.assertEqual(summary["x"]["ratio"]["count"], 1)
+        self.assertEqual(summary["disturbed"], 1)
+        kept = machine.summarize(pairs, X, keep_disturbed=True)
+        self.assertEqual(kept["x"]["ratio"]["count"], 2)
+        self.assertEqual(kept["disturbed pairs"], "kept")
 
     def test_no_ratio_where_every_pair_was_disturbed(self):
-        summary = machine.summarize([pair(2, 1, load=0.5)], lambda r: r["x"])
-        self.assertNotIn("ratio", summary)
-        self.assertIn("disturbed", text_of(summary))
+        summary = machine.summarize([pair(2, 1, load=0.5)], X)
+        self.assertNotIn("x", summary)
+        self.assertIn("disturbed: 1", text_of(summary))
+
+    def test_without_a_peer_there_is_our_side_alone(self):
+        pairs = [machine.Pair({"x": 3}, None, 0.0)]
+        summary = machine.summarize(pairs, X, own={"twice": lambda result: 2 * result["x"]})
+        self.assertEqual(summary["x"]["ours"]["median"], 3)
+        self.assertNotIn("ratio", summary["x"])
+        self.assertEqual(summary["twice"]["median"], 6)
+        self.assertIn("twice: 6 (6 to 6, 1)", text_of(summary))
 
 
-class InterleaveTest(unittest.TestCase):
-    def run_with_loads(self, loads, wanted):
-        order, watch = [], mock.Mock()
-        watch.other_load.side_effect = loads
-        with mock.patch.object(machine, "LoadWatch", return_value=watch):
-            pairs = machine.interleave(lambda: order.append("a") or {}, lambda: order.append("b") or {}, wanted,
-                                       time.monotonic() + 60)
-        return pairs, "".join(order)
+def a_bench(loads, results=None, **options):
+    """A bench of one section that notes the order of the sides, under these loads."""
+    order, watch = [], mock.Mock()
+    watch.other_load.side_effect = loads
+    bench = engine_bench.Bench.__new__(engine_bench.Bench)
+    bench.args = types.SimpleNamespace(**{"pairs": 2, "keep_disturbed": False, "no_peers": False, "quick": False,
+                                          "json": False, **options})
+    bench.deadline, bench.results = time.monotonic() + 60, results or Results(None, {})
+    sides = (lambda: order.append("a") or {"x": 6}, lambda: order.append("b") or {"x": 2}, X, {})
+    with mock.patch.object(machine, "LoadWatch", return_value=watch), \
+            mock.patch.dict(engine_bench.SECTIONS, {"toy": lambda *_: sides}):
+        return bench.measure("toy", "tiny")[1], "".join(order)
 
+
+class MeasureTest(unittest.TestCase):
     def test_sides_alternate_until_enough_pairs_are_undisturbed(self):
-        pairs, order = self.run_with_loads([0, 0, 0, 0.9, 0, 0], wanted=2)
+        summary, order = a_bench([0, 0, 0, 0.9, 0, 0])
         self.assertEqual(order, "ababab")
-        self.assertEqual([p.disturbed for p in pairs], [False, True, False])
+        self.assertEqual((summary["pairs"], summary["disturbed"]), (3, 1))
+        self.assertEqual(summary["x"]["ratio"]["median"], 3)
 
     def test_gives_up_after_twice_as_many(self):
-        pairs, _ = self.run_with_loads([1.0] * 20, wanted=3)
-        self.assertEqual(len(pairs), 6)
+        self.assertEqual(a_bench([1.0] * 20, pairs=3)[0]["pairs"], 6)
+
+    def test_without_peers_our_side_runs_alone(self):
+        summary, order = a_bench([0] * 4, no_peers=True)
+        self.assertEqual(order, "aa")
+        self.assertEqual(summary["peer"], "--no-peers")
+
+    def test_a_later_run_goes_on_where_the_last_one_ended(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "results.json"
+            a_bench([0] * 4, Results(path, {"worker": 1}))
+            summary, order = a_bench([0] * 4, Results(path, {"worker": 1}), pairs=3)
+            self.assertEqual(order, "ab")
+            self.assertEqual(summary["x"]["ratio"]["count"], 3)
+            _, order = a_bench([0] * 8, Results(path, {"worker": 2}), pairs=2)
+            self.assertEqual(order, "abab", "another build's pairs were taken for this one's")
 
 
 class LoadWatchTest(unittest.TestCase):

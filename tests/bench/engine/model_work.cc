@@ -39,21 +39,6 @@ T Require(absl::StatusOr<T> value) {
   return *std::move(value);
 }
 
-model::Decoder Load(const std::string& path, int threads) {
-  at::set_num_threads(threads);
-  const checkpoint::HfFolder folder = Require(checkpoint::HfFolder::Open(path));
-  const model::ModelConfig config =
-      Require(model::ModelConfig::FromJson(folder.config_json(), path + "/config.json"));
-  model::Decoder decoder =
-      Require(model::Decoder::Create(config, at::kBFloat16, at::Device(at::kCPU)));
-  if (const absl::Status status = checkpoint::LoadParameters(folder, decoder.parameters());
-      !status.ok()) {
-    Fail(status.ToString());
-  }
-  decoder.InvalidatePacked();
-  return decoder;
-}
-
 int64_t PeakRssBytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -99,6 +84,21 @@ std::vector<Sequence> SequencesOf(const std::vector<WorkRow>& work, int64_t voca
 
 }  // namespace
 
+model::Decoder LoadDecoder(const std::string& path, int threads) {
+  at::set_num_threads(threads);
+  const checkpoint::HfFolder folder = Require(checkpoint::HfFolder::Open(path));
+  const model::ModelConfig config =
+      Require(model::ModelConfig::FromJson(folder.config_json(), path + "/config.json"));
+  model::Decoder decoder =
+      Require(model::Decoder::Create(config, at::kBFloat16, at::Device(at::kCPU)));
+  if (const absl::Status status = checkpoint::LoadParameters(folder, decoder.parameters());
+      !status.ok()) {
+    Fail(status.ToString());
+  }
+  decoder.InvalidatePacked();
+  return decoder;
+}
+
 std::vector<WorkRow> ReadWork(const std::string& path) {
   std::ifstream file(path);
   std::vector<WorkRow> rows;
@@ -113,7 +113,8 @@ std::vector<WorkRow> ReadWork(const std::string& path) {
   return rows;
 }
 
-DecodeBench::DecodeBench(const std::string& model, int threads) : decoder_(Load(model, threads)) {
+DecodeBench::DecodeBench(const std::string& model, int threads)
+    : decoder_(LoadDecoder(model, threads)) {
   for (const auto& [name, parameter] : decoder_.parameters()) {
     const bool embedding = name.find("embed_tokens") != std::string::npos;
     if (parameter.dim() == 2 && (!embedding || decoder_.config().tie_word_embeddings)) {
@@ -162,7 +163,7 @@ DecodeTimes DecodeBench::Run(int64_t batch, int64_t prompt_tokens, int64_t new_t
 
 LearnerTimes RunLearner(const std::string& model, const std::vector<WorkRow>& work,
                         int64_t micro_batch, int threads, bool checkpoint_layers) {
-  model::Decoder decoder = Load(model, threads);
+  model::Decoder decoder = LoadDecoder(model, threads);
   decoder.SetRequiresGrad(true);
   decoder.SetActivationCheckpointing(checkpoint_layers);
   const std::vector<Sequence> sequences = SequencesOf(work, decoder.config().vocab_size);
@@ -188,6 +189,10 @@ LearnerTimes RunLearner(const std::string& model, const std::vector<WorkRow>& wo
   times = {};
   for (size_t i = 0; i < sequences.size(); i += static_cast<size_t>(micro_batch)) {
     pass(i, std::min(sequences.size(), i + static_cast<size_t>(micro_batch)));
+  }
+  for (const auto& [name, parameter] : decoder.parameters()) {
+    times.weight_and_gradient_bytes +=
+        static_cast<int64_t>(parameter.nbytes()) + 4 * parameter.numel();
   }
   return times;
 }

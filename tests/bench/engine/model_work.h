@@ -17,6 +17,9 @@ struct WorkRow {
 // Ends the process with a message where the file is not that.
 std::vector<WorkRow> ReadWork(const std::string& path);
 
+// The model of a folder in bfloat16, with `threads` compute threads from now on.
+model::Decoder LoadDecoder(const std::string& path, int threads);
+
 struct DecodeTimes {
   double prefill_seconds, decode_seconds;
 };
@@ -38,6 +41,7 @@ class DecodeBench {
 struct LearnerTimes {
   int64_t tokens;
   double forward_seconds, backward_seconds;
+  int64_t weight_and_gradient_bytes;
 };
 
 // Forward and backward over all samples of the work, `micro_batch` sequences packed end to end at a

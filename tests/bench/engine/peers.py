@@ -13,6 +13,8 @@ import pathlib
 import re
 import subprocess
 
+import machine
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "rollcall"
@@ -113,10 +115,14 @@ def run(script, *arguments, threads):
     """Runs a peer's script and returns the objects it prints, one a line."""
     done = subprocess.run(
         [str(FOLDER / "bin" / "python"), str(script), *map(str, arguments)], capture_output=True, text=True,
-        env={**os.environ, "LD_LIBRARY_PATH": str(FOLDER / "stubs"), "TORCH_USE_RTLD_GLOBAL": "1",
+        env={**machine.quiet_threads(), "LD_LIBRARY_PATH": str(FOLDER / "stubs"), "TORCH_USE_RTLD_GLOBAL": "1",
              "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
              "TRANSFORMERS_VERBOSITY": "error", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": str(threads),
              "PYTHONPATH": str(scripts())})
     if done.returncode != 0:
         raise Absent(f"{pathlib.Path(script).name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    # Trainers also print Python's dictionaries.
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+    if not found:
+        raise Absent(f"{pathlib.Path(script).name} printed no result:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return found
