@@ -32,7 +32,7 @@ class RlaifTest(harness.EndToEndTest):
         self.config = self.folder / "chain.yaml"
         feedback = self.task / "feedback" / "final"
         self.config.write_text(rlaif.chain_yaml(self.task, 0, self.task / "policy" / "final", feedback, feedback))
-        self.small = ["evaluation.samples_per_prompt=2", "rlaif.answers_per_prompt=3", "rlaif.train=reward_model",
+        self.small = ["evaluation.samples_per_prompt=2", "rlaif.answers_per_prompt=3", "rlaif.dpo.steps=20",
                       "rlaif.reward_model.steps=40", "rlaif.ppo.steps=10"]
 
     def chain(self, *sets):
@@ -41,7 +41,7 @@ class RlaifTest(harness.EndToEndTest):
     def digests(self, name):
         root = self.task / name
         return {file: hashlib.sha256((root / file).read_bytes()).hexdigest()
-                for file in [*FILES, "final/model.safetensors", "evaluation/ppo.jsonl"]}
+                for file in [*FILES, "final/model.safetensors", "evaluation/dpo.jsonl"]}
 
     def summaries(self, name):
         return {step["name"]: step["summary"] for step in json.loads((self.task / name / "chain.json").read_text())["steps"]}
@@ -63,7 +63,7 @@ class RlaifTest(harness.EndToEndTest):
         out, _ = self.rollcall("train", *self.chain("name=whole"), timeout=240)
         self.assertIn("held-out reward: policy", out)
         done = self.summaries("whole")
-        agreement = [done[f"evaluation_{name}"]["reward"] for name in ("policy", "sft", "ppo")]
+        agreement = [done[f"evaluation_{name}"]["reward"] for name in ("policy", "sft", "dpo")]
         self.assertLess(agreement[0], agreement[1] - 0.05, done)
         self.assertLess(agreement[1], agreement[2] - 0.05, done)
         preferences = done["preferences"]
@@ -90,10 +90,16 @@ class RlaifTest(harness.EndToEndTest):
 
         # What is done is not done again, and not with other settings either.
         out, _ = self.rollcall("train", *self.chain("name=whole"))
-        self.assertEqual(out.count("done before"), 7, out)
-        self.assertEqual((self.task / "whole" / "final").readlink(), pathlib.Path("7-ppo/final"))
+        self.assertEqual(out.count("done before"), 6, out)
         _, errors = self.rollcall("train", *self.chain("name=whole", "rlaif.revisions=2"), code=1)
         self.assertIn("2-revisions: made with another rlaif.revisions: 1, now 2", errors)
+
+        # The same preferences, by way of a reward model.
+        out, _ = self.rollcall("train", *self.chain("name=whole", "rlaif.train=reward_model"), timeout=240)
+        self.assertEqual(out.count("done before"), 5, out)
+        done = self.summaries("whole")
+        self.assertLess(agreement[1], done["evaluation_ppo"]["reward"] - 0.05, done)
+        self.assertEqual((self.task / "whole" / "final").readlink(), pathlib.Path("7-ppo/final"))
 
     def lose_a_generator(self, process, step):
         """A service that dies costs nothing but time."""
