@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "common/base/build_info.h"
 #include "common/base/logging.h"
+#include "common/base/peer_loss.h"
 #include "common/base/status.h"
 #include "common/metrics/exposer.h"
 #include "common/rpc/admin_server.h"
@@ -38,7 +39,8 @@ std::optional<int> ParseFlags(int argc, char** argv, const ServiceSpec& spec, Fl
   const std::string binary = absl::StrCat("rollcall-", spec.name);
   CLI::App app(spec.description, binary);
   app.footer(
-      "Exit codes: 0 finished or drained, 1 failure, 2 usage or configuration, 3 forced.\n"
+      "Exit codes: 0 finished or drained, 1 failure, 2 usage or configuration, 3 forced,\n"
+      "4 another rank of the same learner was lost.\n"
       "SIGTERM and SIGINT drain; a second one exits at once.");
   app.add_option("--config", flags->config, "Configuration of the run, YAML")->required();
   app.add_option("--set", flags->sets, "Override one value, a.b=c; may be repeated")
@@ -243,7 +245,7 @@ int Serve(Host& host, Shutdown& shutdown) {
   const absl::Status ended = shutdown.Wait();
   if (!ended.ok()) {
     LogError("failed", {{"status", ended}});
-    return kExitFailure;
+    return IsPeerLost(ended) ? kExitPeerLost : kExitFailure;
   }
   if (!drained.ok()) {
     LogError("drain incomplete", {{"status", drained}});

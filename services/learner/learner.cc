@@ -8,11 +8,13 @@
 #include "absl/time/clock.h"
 #include "common/base/file.h"
 #include "common/base/logging.h"
+#include "common/base/peer_loss.h"
 #include "common/base/status.h"
 #include "common/config/algorithm_presets.h"
 #include "common/config/run_config.h"
 #include "common/config/yaml.h"
 #include "common/model/identity.h"
+#include "services/learner/batching/batch_bytes.h"
 #include "services/learner/initial_model.h"
 #include "services/learner/publish/lineage.h"
 #include "services/learner/publish/numerics.h"
@@ -62,6 +64,11 @@ absl::Status Learner::Run() {
   if (absl::IsCancelled(status) && control_->stop_requested()) status = absl::OkStatus();
   if (stack_ != nullptr) stack_->Stop();
   if (references_ != nullptr) references_->Interrupt(absl::CancelledError("the run is over"));
+  if (ranks_ != nullptr && !IsPeerLost(status)) {
+    const absl::Status told = ranks_->End(std::string(status.message()));
+    if (!told.ok()) LogWarning("not every rank was told of the end", {{"error", told}});
+  }
+  ranks_.reset();
   if (ledger_ != nullptr) status.Update(ledger_->Flush());
   if (coordinator_ != nullptr) control_->SetCounts(coordinator_->counts());
   control_->End(status);
@@ -80,12 +87,21 @@ absl::Status Learner::LoadModelAndState() {
   ROLLCALL_ASSIGN_OR_RETURN(model::Decoder decoder, LoadInitialModel(config_));
   ROLLCALL_ASSIGN_OR_RETURN(TrainerCompanions companions,
                             LoadCompanions(config_, decoder.config()));
+  ROLLCALL_ASSIGN_OR_RETURN(process_group_, OpenProcessGroup(config_));
   ROLLCALL_ASSIGN_OR_RETURN(
-      trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), &process_group_,
+      trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), process_group_.get(),
                                 Clock::Real(), std::move(companions)));
   if (config_.stage() == v1::STAGE_EVAL) return absl::OkStatus();
   ReportTrained();
+  ROLLCALL_RETURN_IF_ERROR(LoadCheckpoint());
+  if (process_group_->size() == 1) return absl::OkStatus();
+  ROLLCALL_RETURN_IF_ERROR(
+      trainer_->ShareState(saved_step_ ? checkpoints_.FolderOf(*saved_step_) : ""));
+  ranks_ = std::make_unique<RankLeader>(process_group_.get(), control_);
+  return absl::OkStatus();
+}
 
+absl::Status Learner::LoadCheckpoint() {
   ROLLCALL_RETURN_IF_ERROR(CheckResumeMode(config_.learner().checkpoint().resume(),
                                            !checkpoints_.Steps().empty(), run_dir_));
   ROLLCALL_ASSIGN_OR_RETURN(std::optional<CheckpointStore::Loaded> loaded,
@@ -325,7 +341,7 @@ absl::StatusOr<bool> Learner::Step(uint64_t step) {
   for (const TrainSequence& sequence : batch->sequences) {
     tokens += static_cast<double>(sequence.token_ids.size());
   }
-  ROLLCALL_ASSIGN_OR_RETURN(const StepReport report, trainer_->TrainStep(*std::move(batch)));
+  ROLLCALL_ASSIGN_OR_RETURN(const StepReport report, TrainOnRanks(*std::move(batch)));
   const absl::Time trained = absl::Now();
   StepValues values = ValuesOf(report);
   values["time/batch_seconds"] = absl::ToDoubleSeconds(batched - start);
@@ -335,6 +351,14 @@ absl::StatusOr<bool> Learner::Step(uint64_t step) {
   metrics_->step_seconds.Observe(absl::ToDoubleSeconds(trained - start));
   ROLLCALL_RETURN_IF_ERROR(AfterStep(report, std::move(values)));
   return true;
+}
+
+absl::StatusOr<StepReport> Learner::TrainOnRanks(TrainBatch batch) {
+  if (ranks_ == nullptr) return trainer_->TrainStep(std::move(batch));
+  ROLLCALL_RETURN_IF_ERROR(ranks_->Begin(RankCommand::kTrain, EncodeBatch(batch)));
+  ROLLCALL_ASSIGN_OR_RETURN(StepReport report, trainer_->TrainStep(std::move(batch)));
+  ranks_->Done();
+  return report;
 }
 
 absl::Status Learner::AfterStep(const StepReport& report, StepValues values) {
@@ -419,8 +443,10 @@ absl::Status Learner::SaveCheckpoint() {
   if (evaluated_step_ == step) {
     record.mutable_evaluation()->insert(evaluation_.begin(), evaluation_.end());
   }
+  if (ranks_ != nullptr) ROLLCALL_RETURN_IF_ERROR(ranks_->Begin(RankCommand::kSave));
   ROLLCALL_ASSIGN_OR_RETURN(const std::string folder,
                             checkpoints_.Save(std::move(record), *trainer_));
+  if (ranks_ != nullptr) ranks_->Done();
   saved_step_ = step;
   control_->SetCheckpoint(folder);
   metrics_->checkpoint_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
@@ -444,8 +470,8 @@ absl::Status Learner::AnswerCheckpointRequests() {
 }
 
 void Learner::SaveWhatThereIs(const absl::Status& failure) {
-  // Fenced: the folder belongs to a later lineage.
-  if (trainer_->step() == 0 || absl::IsFailedPrecondition(failure)) return;
+  // Fenced: the folder belongs to a later lineage. Without a rank its part of the optimizer is gone.
+  if (trainer_->step() == 0 || absl::IsFailedPrecondition(failure) || IsPeerLost(failure)) return;
   if (const absl::Status saved = SaveCheckpoint(); !saved.ok()) {
     LogError("no checkpoint could be saved", {{"error", saved}});
   }

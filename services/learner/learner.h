@@ -18,6 +18,7 @@
 #include "services/learner/batching/batch.h"
 #include "services/learner/learner_metrics.h"
 #include "services/learner/metrics_log.h"
+#include "services/learner/rank_link.h"
 #include "services/learner/reference_stack.h"
 #include "services/learner/rollout/ledger.h"
 #include "services/learner/rollout_stack.h"
@@ -43,6 +44,10 @@ namespace rollcall::learner {
 // model, or its adapter, and with that `final_merged` where model.lora.merge_on_export asks for it;
 // `final_critic` where the objective has a critic.
 //
+// With several ranks this is rank 0, which does all of that and tells the others (RankFollower) what
+// to take part in. Losing one of them ends the run with an error that IsPeerLost; a later start goes
+// on from the last checkpoint.
+//
 // Run and everything it calls belong to the training thread.
 class Learner {
  public:
@@ -60,6 +65,7 @@ class Learner {
   // Preparation, in this order.
   absl::Status LoadModelAndState();
   void ReportTrained() const;
+  absl::Status LoadCheckpoint();
   absl::Status OpenRun();
   absl::Status StartRollouts();
   absl::Status ReadData();
@@ -77,6 +83,9 @@ class Learner {
   // Adds the figures to `values`.
   absl::Status Evaluate(StepValues& values);
   bool EvaluationDue(uint64_t step) const;
+
+  // Trainer::TrainStep on every rank.
+  absl::StatusOr<StepReport> TrainOnRanks(TrainBatch batch);
 
   // The trainer's weights with their identity.
   absl::StatusOr<PreparedVersionPtr> Prepare() const;
@@ -96,9 +105,10 @@ class Learner {
   const std::function<void(std::shared_ptr<MetricsLog>)> on_metrics_;
   const std::string run_dir_;
 
-  SingleProcess process_group_;
+  std::unique_ptr<ProcessGroup> process_group_;
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<RankLeader> ranks_;  // null on one rank
   CheckpointStore checkpoints_;
   v1::LearnerCheckpoint resumed_;  // of a fresh start: empty
   v1::LineageRecord lineage_;

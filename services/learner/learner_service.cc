@@ -3,7 +3,11 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
 #include "services/learner/learner.h"
+#include "services/learner/rank_follower.h"
+#include "services/learner/rank_link.h"
 #include "services/learner/service.h"
 
 namespace rollcall::learner {
@@ -54,10 +58,68 @@ class LearnerService final : public rpc::HostedService {
   std::thread thread_;
 };
 
+// A rank above 0: health, and a Learner service that implements nothing.
+class FollowerService final : public rpc::HostedService {
+ public:
+  explicit FollowerService(const rpc::ServiceContext& context)
+      : shutdown_(context.shutdown),
+        metrics_(context.metrics),
+        follower_(context.config, &metrics_) {}
+  ~FollowerService() override {
+    if (thread_.joinable()) thread_.join();
+  }
+
+  std::vector<grpc::Service*> services() override { return {&steered_elsewhere_}; }
+
+  absl::Status Start() override {
+    thread_ = std::thread([this] {
+      const absl::Status status = follower_.Run();
+      if (status.ok()) {
+        shutdown_.Request("rank 0 ended the run");
+      } else {
+        shutdown_.Fail(status);
+      }
+    });
+    return absl::OkStatus();
+  }
+
+  void CloseIntake() override { follower_.Stop(); }
+
+  // Until rank 0 has ended the run: it needs this rank's part for the last checkpoint.
+  absl::Status Drain(absl::Time) override {
+    if (thread_.joinable()) thread_.join();
+    return absl::OkStatus();
+  }
+
+ private:
+  Shutdown& shutdown_;
+  LearnerMetrics metrics_;
+  // UNIMPLEMENTED for every call: runs are watched and steered at rank 0.
+  v1::Learner::CallbackService steered_elsewhere_;
+  RankFollower follower_;
+  std::thread thread_;
+};
+
+absl::Status CheckRank(const v1::RunConfig& config) {
+  const v1::LearnerSection& learner = config.learner();
+  if (learner.rank() >= RanksOf(config)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("learner.rank: must be below the number of ranks, ", RanksOf(config), ", got ",
+                     learner.rank()));
+  }
+  if (RanksOf(config) > 1 && learner.rendezvous().empty()) {
+    return absl::InvalidArgumentError(
+        "learner.rendezvous: several ranks need the host:port at which rank 0 serves it");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<rpc::HostedService>> MakeService(
     const rpc::ServiceContext& context) {
+  ROLLCALL_RETURN_IF_ERROR(CheckRank(context.config));
+  if (context.config.learner().rank() > 0) return std::make_unique<FollowerService>(context);
   return std::make_unique<LearnerService>(context);
 }
 

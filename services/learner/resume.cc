@@ -32,6 +32,9 @@ v1::RunConfig TrainingConfig(const v1::RunConfig& config) {
   learner->clear_micro_batch_tokens();
   learner->clear_checkpoint();
   learner->clear_stall_timeout();
+  learner->clear_ranks();
+  learner->clear_rank();
+  learner->clear_rendezvous();
   return kept;
 }
 

@@ -90,6 +90,9 @@ void AddTrainCommand(CLI::App& app, int& exit_code) {
       "Stage rlaif is a chain of steps, each gone on with where it stopped (docs/rlaif.md).\n"
       "The run folder is output_dir/name. A run folder with a checkpoint is gone on with "
       "(learner.checkpoint.resume).\n"
+      "With learner.ranks above 1 all ranks are started; when one is killed, all start again from "
+      "the "
+      "last checkpoint.\n"
       "Ctrl-C finishes the step, saves a checkpoint and stops every service; a second one kills "
       "them.\n"
       "Exit codes: 0 done or stopped by you, 1 the run failed, 2 bad configuration.");

@@ -203,6 +203,10 @@ TEST_F(ExplainTest, CountsEveryModelOfTheRun) {
       Explain(Load({"model.path=" + path, "learner.ranks=2", "algorithm.kl_coefficient=0"}));
   EXPECT_EQ(ranks.models[0].copies, 2u);
   EXPECT_EQ(bytes(ranks.models[0], "AdamW's moments"), kParameters * 4);
+  const Explanation narrow =
+      Explain(Load({"model.path=" + path, "learner.ranks=2", "model.dtype=bfloat16"}));
+  EXPECT_EQ(bytes(narrow.models[0], "float32 masters"), kParameters * 2);
+  EXPECT_EQ(bytes(narrow.models[0], "gradients"), kParameters * 4);
   EXPECT_EQ(ranks.models.size(), 2u);
   EXPECT_EQ(Explain(Load({"model.path=" + path, "stage=sft"})).models.size(), 1u);
 }

@@ -90,6 +90,15 @@ int64_t ActivationElements(const model::ModelConfig& config, bool checkpointing)
   return checkpointing ? elements + largest : elements;
 }
 
+// One rank's part of a kind of optimizer state.
+MemoryItem Shared(MemoryItem item, const MemoryAssumptions& assumptions) {
+  if (assumptions.optimizer_shards > 1) {
+    absl::StrAppend(&item.arithmetic, " / ", assumptions.optimizer_shards, " ranks");
+    item.bytes /= assumptions.optimizer_shards;
+  }
+  return item;
+}
+
 }  // namespace
 
 int64_t AdapterElements(const model::ModelConfig& config, const model::LoraConfig& adapter) {
@@ -138,15 +147,12 @@ MemoryEstimate TrainingMemory(const model::ModelConfig& config,
     estimate.items.push_back(PerElement("adapter", trained, kFloat, of));
   }
   if (trained_width != kFloat) {
-    estimate.items.push_back(PerElement("float32 masters", trained, kFloat, of));
+    estimate.items.push_back(
+        Shared(PerElement("float32 masters", trained, kFloat, of), assumptions));
   }
   estimate.items.push_back(PerElement("gradients", trained, kFloat, of));
-  MemoryItem moments = PerElement("AdamW's moments", trained, 2 * kFloat, of);
-  if (assumptions.optimizer_shards > 1) {
-    absl::StrAppend(&moments.arithmetic, " / ", assumptions.optimizer_shards, " ranks");
-    moments.bytes /= assumptions.optimizer_shards;
-  }
-  estimate.items.push_back(std::move(moments));
+  estimate.items.push_back(
+      Shared(PerElement("AdamW's moments", trained, 2 * kFloat, of), assumptions));
   if (assumptions.publishes) {
     estimate.items.push_back(PerElement("copy to publish", trained, trained_width, of));
   }

@@ -133,6 +133,75 @@ TEST(DecideRestart, NeverRestartsStateOrAConfigurationError) {
   EXPECT_EQ(DecideRestart({.stateless = true}, {.code = 2}, {}).action, RestartAction::kGiveUp);
 }
 
+TEST(DecideRankRestart, RestartsRanksThatWereKilledOrLostEachOther) {
+  const ChildExit killed{.code = 0, .signal = SIGKILL}, lost{.code = 4};
+  const auto decide = [](const ChildExit& a, const ChildExit& b, int restarts = 0) {
+    return DecideRankRestart({.stateless = true, .restarts_in_a_row = restarts},
+                             {{"learner", a}, {"learner-1", b}}, {});
+  };
+  const RestartDecision one_killed = decide(lost, killed);
+  EXPECT_EQ(one_killed.action, RestartAction::kRestart);
+  EXPECT_THAT(one_killed.reason, HasSubstr("learner-1 died (signal 9"));
+  EXPECT_THAT(one_killed.reason, HasSubstr("all ranks: restarting it in 500ms"));
+  EXPECT_EQ(decide(lost, lost).action, RestartAction::kRestart);
+  // Rank 1 was out of memory, say: it would be again.
+  const RestartDecision failed = decide(lost, {.code = 1});
+  EXPECT_EQ(failed.action, RestartAction::kGiveUp);
+  EXPECT_EQ(failed.reason, "learner-1 failed (exit code 1)");
+  EXPECT_EQ(decide({.code = 2}, lost).action, RestartAction::kGiveUp);
+  EXPECT_EQ(decide(lost, killed, RestartOptions().most_in_a_row).action, RestartAction::kGiveUp);
+}
+
+TEST_F(ProcessTest, SupervisorRestartsAllRanksTogether) {
+  std::vector<std::string> notices;
+  SupervisorOptions options;
+  options.restart.first_delay = absl::Milliseconds(1);
+  options.notice = [&](const std::string& text) { notices.push_back(text); };
+  // Rank 1 is killed the first time, which rank 0 notices; the second time both do their work.
+  const std::string mark = folder_ + "/mark";
+  ServiceSpec rank{Shell("main-1", "if [ -e " + mark + " ]; then exit 0; fi; echo x >> " + folder_ +
+                                       "/starts; touch " + mark + "; kill -9 $$"),
+                   false};
+  rank.rank = true;
+  Supervisor supervisor(
+      {{Shell("main", "echo x >> " + folder_ + "/starts; if [ -e " + mark +
+                          ".lost ]; then exit 0; fi; while [ ! -e " + mark +
+                          " ]; do sleep 0.02; done; touch " + mark + ".lost; exit 4"),
+        false},
+       rank},
+      options);
+  ASSERT_TRUE(supervisor.StartAll().ok());
+  std::optional<ChildExit> ended;
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (!ended && absl::Now() < deadline) {
+    auto step = supervisor.Step(absl::Seconds(1));
+    ASSERT_TRUE(step.ok()) << step.status();
+    ended = *step;
+  }
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_TRUE(ended->clean());
+  EXPECT_EQ(ReadFile(folder_ + "/starts").value(), "x\nx\nx\n");
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_THAT(notices[0], HasSubstr("main-1 died (signal 9"));
+}
+
+TEST_F(ProcessTest, SupervisorKillsARankThatDoesNotNoticeAndGivesUpOnOneThatFailed) {
+  SupervisorOptions options;
+  options.rank_end = absl::Milliseconds(50);
+  ServiceSpec failing{Shell("main-1", "exit 7"), false};
+  failing.rank = true;
+  Supervisor supervisor({{Shell("main", "exec sleep 60"), false}, failing}, options);
+  ASSERT_TRUE(supervisor.StartAll().ok());
+  absl::Status given_up;
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (given_up.ok() && absl::Now() < deadline) {
+    given_up = supervisor.Step(absl::Seconds(1)).status();
+  }
+  EXPECT_EQ(given_up.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(given_up.message()), HasSubstr("main-1 failed (exit code 7)"));
+  EXPECT_THAT(std::string(given_up.message()), HasSubstr("main-1.log"));
+}
+
 TEST_F(ProcessTest, SupervisorRestartsTheStatelessAndEndsWithTheMain) {
   std::vector<std::string> notices;
   SupervisorOptions options;

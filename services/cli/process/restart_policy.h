@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "services/cli/process/child_process.h"
@@ -40,5 +41,17 @@ struct RestartDecision {
 // What to do about a child that ended although nobody asked it to.
 RestartDecision DecideRestart(const ChildHistory& history, const ChildExit& ended,
                               const RestartOptions& options);
+
+// How one rank of several ended.
+struct RankExit {
+  std::string name;
+  ChildExit ended;
+};
+
+// What to do when all ranks have ended, not all of them well: they start again together when each was
+// killed by a signal, or lost another one (kExitPeerLost). A rank that failed by itself would fail
+// again.
+RestartDecision DecideRankRestart(const ChildHistory& history, const std::vector<RankExit>& exits,
+                                  const RestartOptions& options);
 
 }  // namespace rollcall::cli

@@ -7,6 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/peer_loss.h"
+#include "common/base/shutdown.h"
 #include "common/base/status.h"
 
 namespace rollcall::cli {
@@ -38,7 +41,7 @@ void Supervisor::Notice(const std::string& text) const {
 
 Supervisor::Service* Supervisor::main_child() {
   for (Service& service : services_) {
-    if (!service.spec.stateless) return &service;
+    if (!service.spec.stateless && !service.spec.rank) return &service;
   }
   return nullptr;
 }
@@ -76,6 +79,53 @@ absl::Status Supervisor::OnExit(Service& service, const ChildExit& ended) {
   return absl::OkStatus();
 }
 
+std::vector<Supervisor::Service*> Supervisor::Ranks() {
+  std::vector<Service*> ranks = {main_child()};
+  for (Service& service : services_) {
+    if (service.spec.rank) ranks.push_back(&service);
+  }
+  return ranks;
+}
+
+absl::StatusOr<std::optional<ChildExit>> Supervisor::OnRankExit(Service& service,
+                                                                const ChildExit& ended) {
+  const std::vector<Service*> ranks = Ranks();
+  if (ranks.size() == 1 || (&service == ranks[0] && ended.clean())) return ended;
+  service.process.reset();
+  service.ended = ended;
+  if (!ranks_end_at_) ranks_end_at_ = clock_->Now() + options_.rank_end;
+  for (const Service* rank : ranks) {
+    if (!rank->ended) return std::optional<ChildExit>();
+  }
+  return OnAllRanksEnded(ranks);
+}
+
+absl::StatusOr<std::optional<ChildExit>> Supervisor::OnAllRanksEnded(
+    const std::vector<Service*>& ranks) {
+  ranks_end_at_.reset();
+  Service& main = *ranks[0];
+  std::vector<RankExit> exits;
+  for (const Service* rank : ranks) exits.push_back({rank->spec.child.name, *rank->ended});
+  const RestartDecision decision = DecideRankRestart({.stateless = true,
+                                                      .restarts_in_a_row = main.restarts_in_a_row,
+                                                      .uptime = clock_->Now() - main.started},
+                                                     exits, options_.restart);
+  if (decision.action == RestartAction::kGiveUp) {
+    if (main.ended->code != kExitClean && main.ended->code != kExitPeerLost) return main.ended;
+    std::vector<std::string> logs;
+    for (const Service* rank : ranks) logs.push_back(rank->spec.child.log_path);
+    return absl::FailedPreconditionError(
+        absl::StrCat(decision.reason, "; the ranks' logs: ", absl::StrJoin(logs, ", ")));
+  }
+  for (Service* rank : ranks) {
+    rank->restarts_in_a_row = decision.restarts_in_a_row;
+    rank->restart_at = clock_->Now() + decision.delay;
+    rank->ended.reset();
+  }
+  Notice(decision.reason);
+  return std::optional<ChildExit>();
+}
+
 absl::StatusOr<std::optional<ChildExit>> Supervisor::Step(absl::Duration longest) {
   std::vector<pollfd> fds;
   const absl::Time now = clock_->Now();
@@ -84,14 +134,25 @@ absl::StatusOr<std::optional<ChildExit>> Supervisor::Step(absl::Duration longest
     if (service.restart_at)
       longest = std::min(longest, std::max(absl::ZeroDuration(), *service.restart_at - now));
   }
+  if (ranks_end_at_)
+    longest = std::min(longest, std::max(absl::ZeroDuration(), *ranks_end_at_ - now));
   PollFds(fds, longest);
 
+  if (ranks_end_at_ && *ranks_end_at_ <= clock_->Now()) {
+    for (Service* rank : Ranks()) {
+      if (rank->process) rank->process->Signal(SIGKILL);
+    }
+  }
   const Service* main = main_child();
   for (Service& service : services_) {
     if (service.process) {
       const std::optional<ChildExit> ended = service.process->Poll();
       if (!ended) continue;
-      if (&service == main) return ended;
+      if (&service == main || service.spec.rank) {
+        ROLLCALL_ASSIGN_OR_RETURN(const std::optional<ChildExit> over, OnRankExit(service, *ended));
+        if (over) return over;
+        continue;
+      }
       ROLLCALL_RETURN_IF_ERROR(OnExit(service, *ended));
     } else if (service.restart_at && *service.restart_at <= clock_->Now()) {
       ROLLCALL_RETURN_IF_ERROR(Start(service));

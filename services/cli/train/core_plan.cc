@@ -18,6 +18,9 @@ constexpr double kLearnerWeight = 3, kGeneratorsWeight = 3, kScoringWeight = 1;
 constexpr uint32_t kFewestToDivide = 4;
 constexpr std::string_view kRewardModel = "reward-model-";
 
+// "learner", or "learner-1" of a further rank.
+bool IsLearner(std::string_view service) { return service.starts_with("learner"); }
+
 // A service among those that work at the same time.
 struct Claim {
   CoreShare* share;
@@ -31,6 +34,7 @@ std::string SectionOf(std::string_view service) {
     return absl::StrCat("reward.verifiers[", std::string(service.substr(kRewardModel.size())),
                         "].reward_model");
   }
+  if (IsLearner(service)) return "learner";
   return service.starts_with("generator") ? "generator" : std::string(service);
 }
 
@@ -47,7 +51,10 @@ std::optional<Claim> ClaimOf(const v1::RunConfig& config, CoreShare* share) {
                  RewardModelThreads(config, share->service.substr(kRewardModel.size()))};
   }
   const std::string section = SectionOf(share->service);
-  if (section == "learner") return Claim{share, kLearnerWeight, config.learner().threads()};
+  if (section == "learner") {
+    return Claim{share, kLearnerWeight / std::max(1u, config.learner().ranks()),
+                 config.learner().threads()};
+  }
   if (section == "reference") return Claim{share, kScoringWeight, config.reference().threads()};
   if (section != "generator") return std::nullopt;
   const double replicas = std::max(1u, config.generator().replicas());
@@ -103,7 +110,7 @@ std::vector<CoreShare> PlanCores(const v1::RunConfig& config,
           : config::NeedsReferenceService(config) && limits.usable_cores() >= kFewestToDivide;
   std::vector<Claim> sampling, training;
   for (CoreShare& share : plan) {
-    const bool trains = share.service == "learner" && !overlaps;
+    const bool trains = IsLearner(share.service) && !overlaps;
     (trains ? training : sampling).push_back(*ClaimOf(config, &share));
   }
   Divide(std::move(sampling), limits);

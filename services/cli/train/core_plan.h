@@ -28,6 +28,7 @@ struct CoreShare {
 //   - learner and generators (together) get three parts, reference and reward models one each:
 //     scoring a token is one row of a long prefill, sampling it a row of a decode, which reads all
 //     weights for few rows;
+//   - ranks of the learner share its part;
 //   - a `threads` of the configuration stands, and the others share what is left;
 //   - where there are fewer cores than services, several get the same core.
 // Services that do not compute (reward) are left alone. Pure.

@@ -69,6 +69,22 @@ TEST(CorePlanTest, TheReferenceOfRecordedPreferencesScoresWhileTheLearnerTrains)
   EXPECT_THAT(Threads(PlanCores(config, {"learner"}, Machine(8))), ElementsAre(8));
 }
 
+TEST(CorePlanTest, RanksShareTheLearnersPart) {
+  v1::RunConfig config = Config(0);
+  config.mutable_learner()->set_ranks(2);
+  const auto plan = PlanCores(config, {"generator-0", "learner", "learner-1"}, Machine(8));
+  EXPECT_THAT(Threads(plan), ElementsAre(8, 4, 4));
+  EXPECT_THAT(plan[2].cores, ElementsAre(4, 5, 6, 7));
+  ServiceSpec rank;
+  rank.child.name = "learner-1";
+  std::vector<ServiceSpec> specs = {rank};
+  ApplyCorePlan(plan, &specs);
+  EXPECT_THAT(specs[0].child.argv, ElementsAre("--set", "learner.threads=4"));
+  config.mutable_learner()->set_max_staleness(1);
+  EXPECT_THAT(Threads(PlanCores(config, {"generator-0", "learner", "learner-1"}, Machine(8))),
+              ElementsAre(4, 2, 2));
+}
+
 TEST(CorePlanTest, WhatTheConfigurationSaysStands) {
   v1::RunConfig config = Config(1);
   config.mutable_generator()->set_threads(5);

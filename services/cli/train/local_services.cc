@@ -1,5 +1,11 @@
 #include "services/cli/train/local_services.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <filesystem>
 #include <system_error>
 
@@ -43,8 +49,10 @@ class Planner {
     if (rewards && given.reward().address().empty()) PlanReward();
     if (refers && given.reference().addresses().empty()) PlanReference();
     services_.config.mutable_learner()->set_listen(layout_.Address("learner"));
+    services_.config.mutable_learner()->set_rank(0);
     Add("learner", "rollcall-learner", services_.config.learner().listen(),
         given.learner().metrics_listen(), false);
+    if (HasRanks(given)) PlanRanks();
     return std::move(services_);
   }
 
@@ -87,6 +95,18 @@ class Planner {
         true);
   }
 
+  void PlanRanks() {
+    const v1::LearnerSection& learner = services_.config.learner();
+    for (uint32_t rank = 1; rank < learner.ranks(); ++rank) {
+      const std::string name = absl::StrCat("learner-", rank);
+      Add(name, "rollcall-learner", layout_.Address(name),
+          OffsetPort(learner.metrics_listen(), rank), false);
+      services_.specs.back().rank = true;
+      std::vector<std::string>& argv = services_.specs.back().child.argv;
+      argv.insert(argv.end(), {"--set", absl::StrCat("learner.rank=", rank)});
+    }
+  }
+
   void Add(const std::string& name, const std::string& binary, const std::string& address,
            const std::string& metrics, bool stateless) {
     ServiceSpec spec;
@@ -110,6 +130,26 @@ class Planner {
 LocalServices PlanLocalServices(const v1::RunConfig& config, const RunLayout& layout,
                                 const std::string& binaries) {
   return Planner(config, layout, binaries).Plan();
+}
+
+bool HasRanks(const v1::RunConfig& config) {
+  return config.learner().ranks() > 1 && config.stage() != v1::STAGE_EVAL;
+}
+
+absl::StatusOr<std::string> FreeLoopbackAddress() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  auto* const generic = reinterpret_cast<sockaddr*>(&address);
+  const bool found =
+      fd >= 0 && bind(fd, generic, length) == 0 && getsockname(fd, generic, &length) == 0;
+  const absl::Status error =
+      found ? absl::OkStatus() : absl::ErrnoToStatus(errno, "no free port on 127.0.0.1");
+  if (fd >= 0) close(fd);
+  if (!found) return error;
+  return absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
 }
 
 absl::StatusOr<std::string> OwnFolder() {

@@ -27,9 +27,17 @@ struct LocalServices {
 //   eval  generators, reward, learner
 //   reward_model, simpo, orpo   learner
 //   dpo, kto   reference, learner
+// Of learner.ranks above 1 each further rank is a child too (learner-1, …), where something is
+// trained; learner.rendezvous must be filled in then.
 // `binaries` is the folder of the service binaries.
 LocalServices PlanLocalServices(const v1::RunConfig& config, const RunLayout& layout,
                                 const std::string& binaries);
+
+// Whether a run's learner has several ranks.
+bool HasRanks(const v1::RunConfig& config);
+
+// "127.0.0.1:<port>" with a port that was free a moment ago.
+absl::StatusOr<std::string> FreeLoopbackAddress();
 
 // The folder of this program's own binary, where the services lie too.
 absl::StatusOr<std::string> OwnFolder();

@@ -98,7 +98,12 @@ class Session {
   absl::StatusOr<SessionResult> Run() {
     ROLLCALL_ASSIGN_OR_RETURN(LockedRun run, LockedRun::Open(config_));
     ROLLCALL_ASSIGN_OR_RETURN(const std::string binaries, OwnFolder());
-    LocalServices services = PlanLocalServices(config_, run.layout(), binaries);
+    v1::RunConfig config = config_;
+    if (HasRanks(config) && config.learner().rendezvous().empty()) {
+      ROLLCALL_ASSIGN_OR_RETURN(*config.mutable_learner()->mutable_rendezvous(),
+                                FreeLoopbackAddress());
+    }
+    LocalServices services = PlanLocalServices(config, run.layout(), binaries);
     ShareCores(&services.specs);
     ROLLCALL_RETURN_IF_ERROR(WriteFileAtomically(
         run.layout().config_path, config::FormatYaml(services.config, config::Secrets::kKeep)));

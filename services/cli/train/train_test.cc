@@ -13,6 +13,7 @@ namespace {
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 v1::RunConfig Config(const std::string& name) {
   v1::RunConfig config;
@@ -107,6 +108,34 @@ TEST(PlanLocalServices, StartsAServerForEachRewardModelWithoutAnAddress) {
   EXPECT_EQ(services.config.reward().verifiers(1).reward_model().address(),
             "unix:/s/reward-model-1.sock");
   EXPECT_EQ(services.config.reward().verifiers(2).reward_model().address(), "gpu-box:1");
+}
+
+TEST(PlanLocalServices, StartsEveryRankOfTheLearner) {
+  v1::RunConfig config = Config("ranks");
+  config.mutable_learner()->set_ranks(3);
+  config.mutable_learner()->set_rendezvous("127.0.0.1:29500");
+  config.mutable_learner()->set_metrics_listen("127.0.0.1:9400");
+  LocalServices services =
+      PlanLocalServices(config, {.config_path = "/c.yaml", .sockets = "/s"}, "/bin");
+  EXPECT_THAT(Names(services), ElementsAre("generator-0", "generator-1", "reward", "reference",
+                                           "learner", "learner-1", "learner-2"));
+  EXPECT_FALSE(services.specs[4].rank);
+  EXPECT_TRUE(services.specs[6].rank);
+  EXPECT_FALSE(services.specs[6].stateless);
+  EXPECT_THAT(services.specs[6].child.argv,
+              ElementsAre("/bin/rollcall-learner", "--config", "/c.yaml", "--listen",
+                          "unix:/s/learner-2.sock", "--metrics-listen", "127.0.0.1:9402", "--set",
+                          "learner.rank=2"));
+  // An evaluation trains nothing.
+  config.set_stage(v1::STAGE_EVAL);
+  EXPECT_THAT(Names(PlanLocalServices(config, {}, "/bin")), Not(Contains("learner-1")));
+}
+
+TEST(FreeLoopbackAddress, IsOneOfThisMachineAlone) {
+  const auto first = FreeLoopbackAddress();
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->rfind("127.0.0.1:", 0), 0u);
+  EXPECT_NE(*first, "127.0.0.1:0");
 }
 
 TEST(PlanLocalServices, GivesEachReplicaItsOwnMetricsPort) {

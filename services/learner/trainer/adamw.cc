@@ -10,6 +10,26 @@
 
 namespace rollcall::learner {
 
+absl::Status CheckOptimizerState(const std::map<std::string, at::Tensor>& state,
+                                 std::span<const tensor::NamedTensor> expected) {
+  for (const auto& [name, tensor] : expected) {
+    const auto found = state.find(name);
+    if (found == state.end()) {
+      return absl::InvalidArgumentError(absl::StrCat("optimizer state: ", name, " is missing"));
+    }
+    if (found->second.sizes() != tensor.sizes() ||
+        found->second.scalar_type() != tensor.scalar_type()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("optimizer state: ", name, " has another shape or dtype"));
+    }
+  }
+  if (state.size() != expected.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("optimizer state: expected ", expected.size(),
+                                                   " tensors, got ", state.size()));
+  }
+  return absl::OkStatus();
+}
+
 AdamW::AdamW(std::span<const tensor::NamedTensor> parameters, const v1::OptimizerSection& options)
     : beta1_(WrittenNumber(options.beta1())),
       beta2_(WrittenNumber(options.beta2())),
@@ -28,6 +48,7 @@ AdamW::AdamW(std::span<const tensor::NamedTensor> parameters, const v1::Optimize
 void AdamW::Update(std::span<const at::Tensor> gradients, double lr) {
   const at::NoGradGuard no_grad;
   ++updates_;
+  if (masters_.empty()) return;
   const std::vector<at::Tensor> steps(
       masters_.size(),
       at::full({}, updates_, at::TensorOptions().dtype(at::kFloat).device(masters_[0].device())));
@@ -57,23 +78,7 @@ std::vector<tensor::NamedTensor> AdamW::State() const {
 }
 
 absl::Status AdamW::Check(const std::map<std::string, at::Tensor>& state) const {
-  const std::vector<tensor::NamedTensor> own = State();
-  for (const auto& [name, tensor] : own) {
-    const auto found = state.find(name);
-    if (found == state.end()) {
-      return absl::InvalidArgumentError(absl::StrCat("optimizer state: ", name, " is missing"));
-    }
-    if (found->second.sizes() != tensor.sizes() ||
-        found->second.scalar_type() != tensor.scalar_type()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("optimizer state: ", name, " has another shape or dtype"));
-    }
-  }
-  if (state.size() != own.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("optimizer state: expected ", own.size(), " tensors, got ", state.size()));
-  }
-  return absl::OkStatus();
+  return CheckOptimizerState(state, State());
 }
 
 void AdamW::Restore(const std::map<std::string, at::Tensor>& state) {

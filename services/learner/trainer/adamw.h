@@ -14,6 +14,11 @@
 
 namespace rollcall::learner {
 
+// Whether `state` holds exactly the tensors of `expected` by name, shape and dtype.
+// INVALID_ARGUMENT names the first that is missing or of another shape or dtype.
+absl::Status CheckOptimizerState(const std::map<std::string, at::Tensor>& state,
+                                 std::span<const tensor::NamedTensor> expected);
+
 // AdamW (arXiv 1711.05101), equal to torch.optim.AdamW with weight decay on every parameter:
 // LibTorch's fused kernel on float32 masters. A float32 parameter is its own master; one of a
 // narrower dtype is rounded from its master after each update. Elementwise, so the bits do not

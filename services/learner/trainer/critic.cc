@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,7 +14,9 @@
 #include "services/learner/algorithms/value_loss.h"
 #include "services/learner/batching/mini_batch.h"
 #include "services/learner/batching/packing.h"
+#include "services/learner/batching/rank_share.h"
 #include "services/learner/trainer/lr_schedule.h"
+#include "services/learner/trainer/rank_columns.h"
 #include "services/learner/trainer/saved_parameters.h"
 #include "services/learner/trainer/written_number.h"
 
@@ -50,10 +53,10 @@ absl::StatusOr<model::Decoder> CriticFromBody(const model::Decoder& body,
   return critic;
 }
 
-Critic::Critic(model::Decoder decoder, const v1::CriticSection& options)
+Critic::Critic(model::Decoder decoder, const v1::CriticSection& options, ProcessGroup* group)
     : options_(options),
       decoder_(std::move(decoder)),
-      optimizer_(decoder_.parameters(), options.optimizer()) {
+      optimizer_(decoder_.parameters(), options.optimizer(), group) {
   decoder_.SetRequiresGrad(true);
 }
 
@@ -68,7 +71,9 @@ absl::StatusOr<at::Tensor> Critic::Forward(const PackedBatch& packed) {
 
 absl::StatusOr<Critic::Columns> Critic::Values(const TrainBatch& batch, size_t micro_batch_tokens) {
   const at::NoGradGuard no_grad;
-  const std::vector<size_t> places = SplitIntoMiniBatches(batch, 1)[0];
+  ProcessGroup& group = optimizer_.group();
+  const std::vector<size_t> places =
+      OwnSequences(batch, SplitIntoMiniBatches(batch, 1)[0], group.rank(), group.size());
   std::vector<size_t> lengths;
   for (const size_t place : places) lengths.push_back(batch.sequences[place].token_ids.size());
   Columns values(batch.sequences.size());
@@ -81,6 +86,7 @@ absl::StatusOr<Critic::Columns> Critic::Values(const TrainBatch& batch, size_t m
       values[packed.sequences[packed.sequence_of[i]]].push_back(host.const_data_ptr<float>()[i]);
     }
   }
+  ROLLCALL_RETURN_IF_ERROR(ShareColumns(group, values));
   return values;
 }
 
@@ -98,16 +104,22 @@ absl::Status Critic::Accumulate(const PackedBatch& packed, const Columns& old_va
                                   .mul(2 * WrittenNumber(options_.coefficient()));
   weighted.backward();
   loss_ += weighted.item<double>();
-  tokens_ += weights.size();
-  clipped_ += static_cast<uint64_t>(loss.clipped.sum().item<int64_t>());
+  own_tokens_ += weights.size();
+  own_clipped_ += static_cast<uint64_t>(loss.clipped.sum().item<int64_t>());
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelUpdate> Critic::Update(ProcessGroup& group, uint64_t step, uint64_t total) {
+absl::StatusOr<ModelUpdate> Critic::Update(uint64_t step, uint64_t total) {
   lr_ = LearningRateAt(options_.optimizer(), step, total);
   ROLLCALL_ASSIGN_OR_RETURN(const ModelUpdate update,
-                            UpdateModel(decoder_, optimizer_, group, std::exchange(loss_, 0), lr_,
+                            UpdateModel(decoder_, optimizer_, std::exchange(loss_, 0), lr_,
                                         WrittenNumber(options_.optimizer().max_grad_norm())));
+  at::Tensor counts = at::tensor(
+      std::vector<int64_t>{static_cast<int64_t>(own_tokens_), static_cast<int64_t>(own_clipped_)});
+  ROLLCALL_RETURN_IF_ERROR(optimizer_.group().AllReduceSum(counts));
+  own_tokens_ = own_clipped_ = 0;
+  tokens_ += static_cast<uint64_t>(counts.const_data_ptr<int64_t>()[0]);
+  clipped_ += static_cast<uint64_t>(counts.const_data_ptr<int64_t>()[1]);
   ++updates_;
   losses_ += update.loss;
   if (update.taken) {
@@ -120,6 +132,7 @@ absl::StatusOr<ModelUpdate> Critic::Update(ProcessGroup& group, uint64_t step, u
 void Critic::ZeroGrad() {
   decoder_.ZeroGrad();
   loss_ = 0;
+  own_tokens_ = own_clipped_ = 0;
 }
 
 void Critic::Report(std::map<std::string, double>& metrics) {
@@ -136,8 +149,10 @@ void Critic::Report(std::map<std::string, double>& metrics) {
 }
 
 absl::Status Critic::Save(const std::string& model_file, const std::string& optimizer_file) const {
+  ROLLCALL_ASSIGN_OR_RETURN(const auto state, optimizer_.GatherState());
+  if (optimizer_.group().rank() != 0) return absl::OkStatus();
   ROLLCALL_RETURN_IF_ERROR(checkpoint::SaveTensors(model_file, decoder_.parameters()));
-  return checkpoint::SaveTensors(optimizer_file, optimizer_.State());
+  return checkpoint::SaveTensors(optimizer_file, state);
 }
 
 absl::Status Critic::Load(const std::string& model_file, const std::string& optimizer_file) {
@@ -148,6 +163,16 @@ absl::Status Critic::Load(const std::string& model_file, const std::string& opti
   decoder_.InvalidatePacked();
   decoder_.ZeroGrad();
   return absl::OkStatus();
+}
+
+absl::Status Critic::Share(bool with_optimizer, const std::string& optimizer_file) {
+  ROLLCALL_RETURN_IF_ERROR(ShareParameters(optimizer_.group(), decoder_));
+  if (!with_optimizer) return absl::OkStatus();
+  std::map<std::string, at::Tensor> state;
+  if (optimizer_.group().rank() == 0) {
+    ROLLCALL_ASSIGN_OR_RETURN(state, checkpoint::LoadTensors(optimizer_file));
+  }
+  return optimizer_.Scatter(state);
 }
 
 }  // namespace rollcall::learner

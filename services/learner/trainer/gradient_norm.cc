@@ -35,10 +35,14 @@ double SquaresOf(const at::Tensor& gradient) {
 
 }  // namespace
 
-double GlobalNorm(std::span<const at::Tensor> gradients) {
+double SumOfSquares(std::span<const at::Tensor> gradients) {
   double sum = 0;
   for (const at::Tensor& gradient : gradients) sum += SquaresOf(gradient);
-  return std::sqrt(sum);
+  return sum;
+}
+
+double GlobalNorm(std::span<const at::Tensor> gradients) {
+  return std::sqrt(SumOfSquares(gradients));
 }
 
 void ClipToNorm(std::span<const at::Tensor> gradients, double norm, double max_norm) {

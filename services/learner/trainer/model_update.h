@@ -1,11 +1,8 @@
 #pragma once
 
-#include <vector>
-
 #include "absl/status/statusor.h"
 #include "common/model/decoder.h"
-#include "services/learner/trainer/adamw.h"
-#include "services/learner/trainer/process_group.h"
+#include "services/learner/trainer/sharded_optimizer.h"
 
 namespace rollcall::learner {
 
@@ -18,11 +15,10 @@ struct ModelUpdate {
   bool taken = false;
 };
 
-// Sums `loss` and the gradients that `decoder` has accumulated over the ranks, clips them to
-// max_grad_norm (0: not at all), lets `optimizer` take its step and clears the gradients. Statuses
-// of the process group; LibTorch's exceptions pass through.
-absl::StatusOr<ModelUpdate> UpdateModel(model::Decoder& decoder, AdamW& optimizer,
-                                        ProcessGroup& group, double loss, double lr,
-                                        double max_grad_norm);
+// Sums `loss` and the gradients that the parameters of `decoder` have accumulated over the ranks,
+// clips them to max_grad_norm (0: not at all), lets `optimizer` take its step and clears the
+// gradients. Statuses of the process group; LibTorch's exceptions pass through.
+absl::StatusOr<ModelUpdate> UpdateModel(model::Decoder& decoder, ShardedOptimizer& optimizer,
+                                        double loss, double lr, double max_grad_norm);
 
 }  // namespace rollcall::learner

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 #include <limits>
+
+#include "common/base/status.h"
 
 namespace rollcall::learner {
 namespace {
@@ -46,6 +50,34 @@ void PairTotals::AddLabelled(const at::Tensor& rewards, const at::Tensor& desira
     labelled_.emplace_back(!std::isnan(reward) ? reward : liked ? -kInfinity : kInfinity, liked);
   }
   count_ += static_cast<double>(r.numel());
+}
+
+absl::Status PairTotals::SumOverRanks(ProcessGroup& group) {
+  if (group.size() == 1) return absl::OkStatus();
+  const std::initializer_list<double*> sums = {&chosen_.rewards, &chosen_.count, &rejected_.rewards,
+                                               &rejected_.count, &right_,        &loss_,
+                                               &count_};
+  std::vector<double> own;
+  for (const double* sum : sums) own.push_back(*sum);
+  for (const auto& [reward, desirable] : labelled_)
+    own.insert(own.end(), {reward, desirable ? 1.0 : 0.0});
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const std::vector<std::string> gathered,
+      group.AllGather({reinterpret_cast<const char*>(own.data()), own.size() * sizeof(double)}));
+  for (double* sum : sums) *sum = 0;
+  labelled_.clear();
+  for (const std::string& bytes : gathered) {
+    std::vector<double> part(bytes.size() / sizeof(double));
+    if (part.size() < sums.size()) {
+      return absl::DataLossError("another rank's figures are not of this program");
+    }
+    std::memcpy(part.data(), bytes.data(), part.size() * sizeof(double));
+    const double* next = part.data();
+    for (double* sum : sums) *sum += *next++;
+    for (; next + 1 < part.data() + part.size(); next += 2)
+      labelled_.emplace_back(next[0], next[1] > 0);
+  }
+  return absl::OkStatus();
 }
 
 // By ranks, as in Mann and Whitney's statistic.

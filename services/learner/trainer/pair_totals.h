@@ -5,6 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "services/learner/trainer/process_group.h"
+
 namespace at {
 class Tensor;
 }
@@ -23,6 +26,9 @@ class PairTotals {
   // rewards, desirable (1 or 0), losses: [sequences].
   void AddLabelled(const at::Tensor& rewards, const at::Tensor& desirable,
                    const at::Tensor& losses);
+
+  // Collective: every rank has the sums of all.
+  absl::Status SumOverRanks(ProcessGroup& group);
 
   double loss() const { return loss_; }
   // Pairs, or labelled completions.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "common/base/status.h"
 #include "services/learner/batching/packing.h"
 #include "services/learner/trainer/sequence_sums.h"
 
@@ -157,6 +158,20 @@ at::Tensor PreferencePass::AddLabelled(const PackedBatch& packed, const at::Tens
   AddLogprobs(sums.masked_select(desirable.gt(0.5)), true);
   AddLogprobs(sums.masked_select(desirable.le(0.5)), false);
   return labelled.losses.sum().div(scale_.units);
+}
+
+absl::Status PreferencePass::SumOverRanks(ProcessGroup& group) {
+  ROLLCALL_RETURN_IF_ERROR(totals_.SumOverRanks(group));
+  at::Tensor sums = at::tensor(std::vector<double>{chosen_logprobs_.sum, chosen_logprobs_.count,
+                                                   rejected_logprobs_.sum, rejected_logprobs_.count,
+                                                   likelihood_, likelihood_tokens_});
+  ROLLCALL_RETURN_IF_ERROR(group.AllReduceSum(sums));
+  const double* all = sums.const_data_ptr<double>();
+  chosen_logprobs_ = {all[0], all[1]};
+  rejected_logprobs_ = {all[2], all[3]};
+  likelihood_ = all[4];
+  likelihood_tokens_ = all[5];
+  return absl::OkStatus();
 }
 
 void PreferencePass::Report(const std::string& prefix,

@@ -54,6 +54,9 @@ class PreferencePass {
   // The loss of what was added.
   double loss() const { return loss_; }
 
+  // Collective: the figures of all ranks' parts of the batch; the loss stays this one's.
+  absl::Status SumOverRanks(ProcessGroup& group);
+
   // What PairTotals reports; <prefix>preference_loss (mean over pairs or completions);
   // …chosen_logprob and …rejected_logprob (nats, mean over the completions: of sums where the
   // objective takes sums, else of the means over their tokens); of pairs …sft_loss (nats, mean over

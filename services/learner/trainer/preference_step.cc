@@ -53,8 +53,10 @@ absl::Status Trainer::TrainPreferences(const TrainBatch& batch, StepReport& repo
     forward_time_ += half - start;
     backward_time_ += clock_->Now() - half;
   }
+  const double loss = pass.loss();
+  ROLLCALL_RETURN_IF_ERROR(pass.SumOverRanks(*group_));
   pass.Report("train/", report.metrics);
-  return Update(pass.loss(), lr);
+  return Update(loss, lr);
 }
 
 absl::StatusOr<std::map<std::string, double>> Trainer::EvaluatePreferences(

@@ -102,8 +102,10 @@ absl::Status Trainer::TrainRewardModel(const TrainBatch& batch, StepReport& repo
     for (const size_t place : places) tokens += batch.sequences[place].token_ids.size();
     totals_.AddMicroBatch(tokens, (totals.loss() - loss_before) / all);
   }
+  const double loss = totals.loss() / all;
+  ROLLCALL_RETURN_IF_ERROR(totals.SumOverRanks(*group_));
   totals.Report("train/", report.metrics);
-  return Update(totals.loss() / all, lr);
+  return Update(loss, lr);
 }
 
 absl::StatusOr<std::map<std::string, double>> Trainer::EvaluateRewards(const TrainBatch& batch) {

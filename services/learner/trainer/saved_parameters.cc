@@ -25,4 +25,14 @@ absl::Status LoadSavedParameters(const std::string& path,
   return absl::OkStatus();
 }
 
+absl::Status ShareParameters(ProcessGroup& group, model::Decoder& decoder) {
+  if (group.size() == 1) return absl::OkStatus();
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, parameter] : decoder.trainable_parameters()) {
+    ROLLCALL_RETURN_IF_ERROR(Annotate(group.Broadcast(parameter), name));
+  }
+  decoder.InvalidatePacked();
+  return absl::OkStatus();
+}
+
 }  // namespace rollcall::learner

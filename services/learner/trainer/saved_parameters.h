@@ -4,7 +4,9 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/model/decoder.h"
 #include "common/tensor/named_tensor.h"
+#include "services/learner/trainer/process_group.h"
 
 namespace rollcall::learner {
 
@@ -13,5 +15,8 @@ namespace rollcall::learner {
 // changed. LibTorch's exceptions pass through.
 absl::Status LoadSavedParameters(const std::string& path,
                                  std::span<const tensor::NamedTensor> parameters);
+
+// Makes the trainable parameters of `decoder` on every rank those of rank 0. Collective.
+absl::Status ShareParameters(ProcessGroup& group, model::Decoder& decoder);
 
 }  // namespace rollcall::learner

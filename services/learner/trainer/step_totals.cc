@@ -2,6 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "common/base/status.h"
 
 namespace rollcall::learner {
 namespace {
@@ -98,6 +105,62 @@ void StepTotals::MeasureGap(const TrainBatch& batch, const PackedBatch& packed,
                    .rollout_logprob = packed.behavior_logprobs[i],
                    .learner_logprob = learner[i]};
   }
+}
+
+absl::Status StepTotals::ShareGap(ProcessGroup& group) {
+  if (group.size() == 1) return absl::OkStatus();
+  static_assert(std::is_trivially_copyable_v<LogprobGap>);
+  const std::string_view own =
+      gap_.has_value() ? std::string_view(reinterpret_cast<const char*>(&*gap_), sizeof(LogprobGap))
+                       : std::string_view();
+  ROLLCALL_ASSIGN_OR_RETURN(const std::vector<std::string> gathered, group.AllGather(own));
+  gap_.reset();
+  const auto place = [](const LogprobGap& gap) {
+    return std::make_tuple(gap.group_id, gap.sample_index, gap.position);
+  };
+  for (const std::string& bytes : gathered) {
+    if (bytes.size() != sizeof(LogprobGap)) continue;
+    LogprobGap gap;
+    std::memcpy(&gap, bytes.data(), sizeof(gap));
+    const bool larger = !gap_.has_value() || gap.nats > gap_->nats ||
+                        (gap.nats == gap_->nats && place(gap) < place(*gap_));
+    if (larger) gap_ = gap;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepTotals::SumOverRanks(ProcessGroup& group) {
+  if (group.size() == 1) return absl::OkStatus();
+  const std::initializer_list<double*> sums = {&loss_,    &policy_loss_, &kl_,
+                                               &entropy_, &ratio_,       &margin_};
+  const std::initializer_list<uint64_t*> counts = {&clipped_low_,   &clipped_high_, &pairs_,
+                                                   &ordered_pairs_, &tokens_,       &loss_tokens_,
+                                                   &micro_batches_};
+  const std::initializer_list<bool*> flags = {&has_policy_, &has_kl_};
+  std::vector<double> own;  // counts are exact in float64 up to 2^53
+  for (const double* sum : sums) own.push_back(*sum);
+  for (const uint64_t* count : counts) own.push_back(static_cast<double>(*count));
+  for (const bool* flag : flags) own.push_back(*flag ? 1 : 0);
+  own.insert(own.end(), {min_ratio_, max_ratio_});
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const std::vector<std::string> gathered,
+      group.AllGather({reinterpret_cast<const char*>(own.data()), own.size() * sizeof(double)}));
+  std::vector<double> total(own.size());
+  for (const std::string& bytes : gathered) {
+    std::vector<double> part(own.size());
+    if (bytes.size() != part.size() * sizeof(double)) {
+      return absl::DataLossError("another rank's figures are not of this program");
+    }
+    std::memcpy(part.data(), bytes.data(), bytes.size());
+    for (size_t i = 0; i < part.size(); ++i) total[i] += part[i];
+    min_ratio_ = std::min(min_ratio_, part[part.size() - 2]);
+    max_ratio_ = std::max(max_ratio_, part.back());
+  }
+  const double* next = total.data();
+  for (double* sum : sums) *sum = *next++;
+  for (uint64_t* count : counts) *count = static_cast<uint64_t>(*next++);
+  for (bool* flag : flags) *flag = *next++ > 0;
+  return absl::OkStatus();
 }
 
 void StepTotals::Report(std::map<std::string, double>& metrics) const {

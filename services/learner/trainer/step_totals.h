@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "services/learner/algorithms/token_loss.h"
 #include "services/learner/batching/packed_batch.h"
+#include "services/learner/trainer/process_group.h"
 
 namespace rollcall::learner {
 
@@ -53,6 +55,12 @@ class StepTotals {
     grad_norm_ += grad_norm;
   }
   void AddSkippedUpdate() { ++skipped_updates_; }
+
+  // Collective: every rank's largest gap becomes the largest of all.
+  absl::Status ShareGap(ProcessGroup& group);
+  // Collective: what this rank's micro-batches added becomes what those of all ranks did. Updates
+  // are those of all already.
+  absl::Status SumOverRanks(ProcessGroup& group);
 
   double loss() const { return loss_; }
   uint64_t tokens() const { return tokens_; }

@@ -17,7 +17,9 @@
 #include "common/tensor/torch_call.h"
 #include "services/learner/batching/mini_batch.h"
 #include "services/learner/batching/packing.h"
+#include "services/learner/batching/rank_share.h"
 #include "services/learner/trainer/lr_schedule.h"
+#include "services/learner/trainer/rank_columns.h"
 #include "services/learner/trainer/reward_permutation.h"
 #include "services/learner/trainer/written_number.h"
 
@@ -109,12 +111,13 @@ Trainer::Trainer(const v1::RunConfig& config, Objective objective,
       clock_(clock),
       decoder_(std::move(decoder)),
       base_manifest_hash_(std::move(base_manifest_hash)),
-      optimizer_(decoder_.trainable_parameters(), config.learner().optimizer()),
+      optimizer_(decoder_.trainable_parameters(), config.learner().optimizer(), group),
       kl_coefficient_(objective_.kl_coefficient) {
   decoder_.SetRequiresGrad(true);
   if (supervised_) return;
   if (objective_.needs_critic()) {
-    critic_ = std::make_unique<Critic>(*std::move(companions.critic), config.learner().critic());
+    critic_ =
+        std::make_unique<Critic>(*std::move(companions.critic), config.learner().critic(), group);
   }
   if (objective_.needs_reference() && config.algorithm().reference_refresh_steps() > 0) {
     reference_ = std::move(companions.reference);
@@ -129,8 +132,12 @@ absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
   StepReport report;
   report.step = step_ + 1;
   report.metrics = batch.metrics;
-  const absl::Status trained =
-      tensor::TorchCall([&]() -> absl::Status { return TrainOrdered(batch, report); });
+  const double collective_seconds = group_->seconds();
+  const uint64_t sent_bytes = group_->sent_bytes();
+  const absl::Status trained = tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_RETURN_IF_ERROR(TrainOrdered(batch, report));
+    return totals_.SumOverRanks(*group_);
+  });
   if (!trained.ok()) {
     decoder_.ZeroGrad();
     if (critic_ != nullptr) critic_->ZeroGrad();
@@ -141,6 +148,10 @@ absl::StatusOr<StepReport> Trainer::TrainStep(TrainBatch batch) {
   totals_.Report(report.metrics);
   if (critic_ != nullptr) critic_->Report(report.metrics);
   ReportTimes(report);
+  if (group_->size() > 1) {
+    report.metrics["time/all_reduce_seconds"] = group_->seconds() - collective_seconds;
+    report.metrics["train/sent_bytes"] = static_cast<double>(group_->sent_bytes() - sent_bytes);
+  }
   report.skipped_updates = totals_.skipped_updates();
   if (totals_.gap().has_value()) report.gap = totals_.gap()->nats;
   return report;
@@ -162,8 +173,9 @@ absl::Status Trainer::TrainOrdered(TrainBatch& batch, StepReport& report) {
   report.metrics["train/lr"] = lr;
   proximal_.clear();
   old_values_.clear();
-  if (config_.stage() == v1::STAGE_REWARD_MODEL) return TrainRewardModel(batch, report, lr);
-  if (preferences_.has_value()) return TrainPreferences(batch, report, lr);
+  const auto own = [&] { return OwnTwos(batch, group_->rank(), group_->size()); };
+  if (config_.stage() == v1::STAGE_REWARD_MODEL) return TrainRewardModel(own(), report, lr);
+  if (preferences_.has_value()) return TrainPreferences(own(), report, lr);
   if (supervised_) return TrainSupervised(batch, lr);
   if (config_.algorithm().shuffle_rewards()) PermuteRewards(batch, config_.seed(), report.step);
   if (reference_.has_value()) ROLLCALL_RETURN_IF_ERROR(ScoreReference(batch));
@@ -220,7 +232,7 @@ absl::Status Trainer::TrainPolicy(TrainBatch& batch, StepReport& report, double 
 absl::StatusOr<std::vector<std::vector<float>>> Trainer::LogprobsUnder(model::Decoder& decoder,
                                                                        const TrainBatch& batch) {
   const at::NoGradGuard no_grad;
-  const std::vector<size_t> places = SplitIntoMiniBatches(batch, 1)[0];
+  const std::vector<size_t> places = Own(batch, SplitIntoMiniBatches(batch, 1)[0]);
   std::vector<size_t> lengths;
   for (const size_t place : places) lengths.push_back(batch.sequences[place].token_ids.size());
   std::vector<std::vector<float>> logprobs(batch.sequences.size());
@@ -235,6 +247,7 @@ absl::StatusOr<std::vector<std::vector<float>>> Trainer::LogprobsUnder(model::De
       logprobs[packed.sequences[packed.sequence_of[i]]].push_back(host.const_data_ptr<float>()[i]);
     }
   }
+  ROLLCALL_RETURN_IF_ERROR(ShareColumns(*group_, logprobs));
   return logprobs;
 }
 
@@ -261,8 +274,13 @@ void Trainer::RefreshReference(uint64_t step) {
   reference_->InvalidatePacked();
 }
 
-absl::Status Trainer::RunCritic(const TrainBatch& batch, const std::vector<size_t>& indices,
+std::vector<size_t> Trainer::Own(const TrainBatch& batch, std::span<const size_t> places) const {
+  return OwnSequences(batch, places, group_->rank(), group_->size());
+}
+
+absl::Status Trainer::RunCritic(const TrainBatch& batch, const std::vector<size_t>& of_all,
                                 const BatchAdvantages& advantages, uint64_t step) {
+  const std::vector<size_t> indices = Own(batch, of_all);
   ROLLCALL_ASSIGN_OR_RETURN(const LossDenominators denominators,
                             GlobalDenominators(batch, indices));
   if (denominators.tokens == 0) return absl::OkStatus();
@@ -278,7 +296,7 @@ absl::Status Trainer::RunCritic(const TrainBatch& batch, const std::vector<size_
         TokenWeights(objective_.aggregation, packed.token_counts, denominators)));
   }
   ROLLCALL_ASSIGN_OR_RETURN(const ModelUpdate update,
-                            critic_->Update(*group_, step, config_.learner().steps()));
+                            critic_->Update(step, config_.learner().steps()));
   critic_time_ += clock_->Now() - start;
   return NoteUpdate("critic", update);
 }
@@ -302,8 +320,9 @@ absl::StatusOr<LossDenominators> Trainer::GlobalDenominators(const TrainBatch& b
                           .constant_length = objective_.max_completion_tokens};
 }
 
-absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& indices,
+absl::Status Trainer::RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& of_all,
                                    const BatchAdvantages& advantages, bool first_pass, double lr) {
+  const std::vector<size_t> indices = Own(batch, of_all);
   ROLLCALL_ASSIGN_OR_RETURN(const LossDenominators denominators,
                             GlobalDenominators(batch, indices));
   // Nothing to learn from, such as a mini-batch of empty completions: no update, as its gradient
@@ -383,7 +402,8 @@ TokenLoss Trainer::LossOf(const PackedBatch& packed, const BatchAdvantages& adva
   return ObjectiveLoss(objective_, inputs);
 }
 
-absl::Status Trainer::JudgeGap() const {
+absl::Status Trainer::JudgeGap() {
+  ROLLCALL_RETURN_IF_ERROR(totals_.ShareGap(*group_));
   const std::optional<LogprobGap>& gap = totals_.gap();
   if (!gap.has_value() || gap->nats <= WrittenNumber(config_.learner().max_gap()) ||
       config_.learner().on_gap() == v1::GAP_ACTION_IGNORE ||
@@ -409,7 +429,7 @@ absl::Status Trainer::Update(double loss, double lr) {
   const absl::Time start = clock_->Now();
   ROLLCALL_ASSIGN_OR_RETURN(
       const ModelUpdate update,
-      UpdateModel(decoder_, optimizer_, *group_, loss, lr,
+      UpdateModel(decoder_, optimizer_, loss, lr,
                   WrittenNumber(config_.learner().optimizer().max_grad_norm())));
   optimizer_time_ += clock_->Now() - start;
   if (update.taken) totals_.AddUpdate(update.grad_norm);

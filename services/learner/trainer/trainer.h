@@ -21,13 +21,13 @@
 #include "services/learner/batching/batch.h"
 #include "services/learner/batching/pair_selection.h"
 #include "services/learner/publish/weight_source.h"
-#include "services/learner/trainer/adamw.h"
 #include "services/learner/trainer/batch_advantages.h"
 #include "services/learner/trainer/critic.h"
 #include "services/learner/trainer/model_update.h"
 #include "services/learner/trainer/pair_totals.h"
 #include "services/learner/trainer/preference_pass.h"
 #include "services/learner/trainer/process_group.h"
+#include "services/learner/trainer/sharded_optimizer.h"
 #include "services/learner/trainer/step_totals.h"
 
 namespace rollcall::learner {
@@ -43,8 +43,10 @@ struct StepReport {
   std::optional<double> gap;
   // The batch's own and those of StepTotals, ReportAdvantages and: train/lr, time/forward_seconds,
   // time/backward_seconds, time/optimizer_seconds, with a critic what Critic reports and
-  // time/critic_seconds, train/tokens_per_second (tokens through forward
-  // and backward over the three).
+  // time/critic_seconds, train/tokens_per_second (tokens of all ranks through forward and backward,
+  // over this rank's times). With several ranks also time/all_reduce_seconds, which rank 0 spent in
+  // collectives (most of it is part of time/optimizer_seconds), and train/sent_bytes, what it gave to
+  // the others.
   std::map<std::string, double> metrics;
 };
 
@@ -64,6 +66,12 @@ struct TrainerCompanions {
 // memory and speed only. Deterministic: equal weights, state and batch (in whatever order its
 // sequences come) give the same bits in every run, with any number of threads.
 //
+// The ranks of a process group train one model: each has all weights, computes on its share of the
+// sequences (OwnSequences), and has its part of the optimizer's state. Whatever compares sequences
+// (advantages, pairs, whitening) is computed of the whole batch on each. The number of ranks changes
+// the order of sums alone. Every method that is marked collective is called on all ranks in the same
+// order, with equal arguments unless said, and has the statuses of ProcessGroup too.
+//
 // One thread owns a trainer. Methods block while they compute; LibTorch's exceptions come out as
 // statuses.
 class Trainer {
@@ -80,7 +88,7 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Trains on one batch. After an error the weights may be those of a part of the step; the run
+  // Trains on one batch. Collective. After an error the weights may be those of a part of the step; the run
   // ends.
   //   INVALID_ARGUMENT     the batch is not what CheckBatch asks for, or a group has a single
   //                        scored sequence
@@ -98,7 +106,7 @@ class Trainer {
   // Steps taken: 0 is the initial policy.
   uint64_t step() const { return step_; }
   const model::Decoder& decoder() const { return decoder_; }
-  const AdamW& optimizer() const { return optimizer_; }
+  const ShardedOptimizer& optimizer() const { return optimizer_; }
   // Null where the objective has none.
   const Critic* critic() const { return critic_.get(); }
 
@@ -113,9 +121,12 @@ class Trainer {
   // The same for the critic, which there must be: a value model that learner.critic.path may name.
   absl::Status ExportCritic(const std::string& folder) const;
 
-  // Writes all that a later LoadState needs into `folder`, which exists: model/, or adapter/,
-  // optimizer.safetensors and the ExtraStateFiles. The caller makes the folder appear as a whole (CheckpointStore).
+  // Writes all that a later LoadState needs into `folder`, which exists: model/,
+  // or adapter/, optimizer.safetensors and the ExtraStateFiles, the same for any number of ranks. The caller makes
+  // the folder appear as a whole (CheckpointStore). Collective: rank 0 writes, the others call
+  // HandOverState meanwhile.
   absl::Status SaveState(const std::string& folder) const;
+  absl::Status HandOverState() const;
   // Names of the files that a critic and a refreshed reference have in a checkpoint's folder.
   std::vector<std::string> ExtraStateFiles() const;
   // Fills what the trainer knows of a checkpoint's record: step, skipped steps, trained tokens,
@@ -127,6 +138,11 @@ class Trainer {
   // policy's files leaves it as it was; DATA_LOSS, when the weights turn out to be others than the
   // record's manifest hash says, does not, nor does a damaged file of a companion.
   absl::Status LoadState(const std::string& folder, const v1::LearnerCheckpoint& record);
+
+  // Makes the state of every rank that of rank 0, before the first step. `loaded_from`: the folder
+  // that rank 0 has loaded, "" for none; the others pass "". Collective. DATA_LOSS: the weights that
+  // arrived have another hash than those that were sent.
+  absl::Status ShareState(const std::string& loaded_from);
 
  private:
   Trainer(const v1::RunConfig& config, Objective objective,
@@ -143,15 +159,17 @@ class Trainer {
                         bool first_pass, double lr);
   absl::Status RunPairMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
                                  bool first_pass, double pairs_of_all);
-  // Log-probs of the tokens in the loss under `decoder` as it is, sequence by sequence.
+  // Log-probs of the tokens in the loss under `decoder` as it is, sequence by sequence; every rank
+  // computes its share and has all.
   absl::StatusOr<std::vector<std::vector<float>>> LogprobsUnder(model::Decoder& decoder,
                                                                 const TrainBatch& batch);
   // Fills the batch's reference log-probs from the trainer's own reference.
   absl::Status ScoreReference(TrainBatch& batch);
   void RefreshReference(uint64_t step);
-  absl::Status RunCritic(const TrainBatch& batch, const std::vector<size_t>& indices,
+  // of_all: indices of a mini-batch, the same on every rank.
+  absl::Status RunCritic(const TrainBatch& batch, const std::vector<size_t>& of_all,
                          const BatchAdvantages& advantages, uint64_t step);
-  absl::Status RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& indices,
+  absl::Status RunMiniBatch(const TrainBatch& batch, const std::vector<size_t>& of_all,
                             const BatchAdvantages& advantages, bool first_pass, double lr);
   absl::Status RunMicroBatch(const TrainBatch& batch, const PackedBatch& packed,
                              const BatchAdvantages& advantages, bool first_pass,
@@ -160,7 +178,7 @@ class Trainer {
                                            model::EntropyMode entropy);
   TokenLoss LossOf(const PackedBatch& packed, const BatchAdvantages& advantages,
                    const model::TokenScores& scores) const;
-  // One update from recorded pairs, stage reward_model (reward_model_step.cc).
+  // One update from this rank's part of the recorded pairs, stage reward_model (reward_model_step.cc).
   absl::Status TrainRewardModel(const TrainBatch& batch, StepReport& report, double lr);
   // RewardModelLoss of the pairs whose sequences are at `places`: [pairs].
   absl::StatusOr<at::Tensor> PairLosses(const TrainBatch& batch, const std::vector<size_t>& places,
@@ -168,21 +186,27 @@ class Trainer {
   // The value at the end of each packed sequence: [sequences].
   absl::StatusOr<at::Tensor> Rewards(const TrainBatch& batch, const PackedBatch& packed);
   absl::StatusOr<std::map<std::string, double>> EvaluateRewards(const TrainBatch& batch);
-  // Stages dpo, simpo, orpo and kto (preference_step.cc).
+  // Stages dpo, simpo, orpo and kto (preference_step.cc); batch: this rank's part.
   absl::Status TrainPreferences(const TrainBatch& batch, StepReport& report, double lr);
   absl::StatusOr<std::map<std::string, double>> EvaluatePreferences(const TrainBatch& batch);
   // What the batch's loss is divided by, over all of `group`, and KTO's KL.
   absl::StatusOr<PreferenceScale> ScalePreferences(const TrainBatch& batch, ProcessGroup& group);
   BatchRequirements Requirements() const;
-  absl::Status JudgeGap() const;
+  // Collective, as the largest gap of all ranks is judged.
+  absl::Status JudgeGap();
   // PolicyVersion.manifest_hash of the present weights.
   absl::StatusOr<std::string> ManifestHash() const;
   absl::Status CheckKind(const std::string& folder) const;
   absl::Status LoadWeights(const std::string& folder);
   absl::Status LoadCompanions(const std::string& folder);
+  void TakeCounters(const v1::LearnerCheckpoint& record);
+  absl::Status CheckHash(const v1::LearnerCheckpoint& record, const std::string& source) const;
+  // This rank's of the sequences at `places`.
+  std::vector<size_t> Own(const TrainBatch& batch, std::span<const size_t> places) const;
   absl::Status Update(double loss, double lr);
   // Books an update of the policy or the critic; ABORTED after too many in a row were not finite.
   absl::Status NoteUpdate(const char* model, const ModelUpdate& update);
+  // Over all ranks' sequences of a mini-batch. indices: this rank's.
   absl::StatusOr<LossDenominators> GlobalDenominators(const TrainBatch& batch,
                                                       const std::vector<size_t>& indices);
   void ReportTimes(StepReport& report) const;
@@ -199,7 +223,7 @@ class Trainer {
   model::Decoder decoder_;
   // With an adapter: of the weights that it adapts, as they were at the start. Else empty.
   const std::string base_manifest_hash_;
-  AdamW optimizer_;
+  ShardedOptimizer optimizer_;
   std::unique_ptr<Critic> critic_;
   std::optional<model::Decoder> reference_;
   uint64_t step_ = 0;

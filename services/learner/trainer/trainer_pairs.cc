@@ -7,6 +7,7 @@
 
 #include "common/base/status.h"
 #include "services/learner/batching/packing.h"
+#include "services/learner/batching/rank_share.h"
 #include "services/learner/trainer/sequence_sums.h"
 #include "services/learner/trainer/trainer.h"
 
@@ -41,23 +42,24 @@ absl::Status Trainer::TrainPairs(const TrainBatch& batch, StepReport& report, do
 
 absl::Status Trainer::RunPairs(const TrainBatch& batch, std::span<const SequencePair> pairs,
                                bool first_pass, double lr) {
-  at::Tensor count = at::tensor(std::vector<double>{static_cast<double>(pairs.size())});
-  ROLLCALL_RETURN_IF_ERROR(group_->AllReduceSum(count));
-  const double pairs_of_all = count.item<double>();
+  const auto pairs_of_all = static_cast<double>(pairs.size());
   // Every group was a tie: nothing to learn from.
-  if (pairs_of_all == 0) return absl::OkStatus();
+  if (pairs.empty()) return absl::OkStatus();
   std::vector<size_t> lengths;
   for (const SequencePair& pair : pairs) {
     lengths.push_back(batch.sequences[pair.chosen].token_ids.size() +
                       batch.sequences[pair.rejected].token_ids.size());
   }
+  const std::vector<size_t> own = ShareOfRank(lengths, group_->rank(), group_->size());
+  for (size_t i = 0; i < own.size(); ++i) lengths[i] = lengths[own[i]];
+  lengths.resize(own.size());
   const double loss_before = totals_.loss();
   for (const std::vector<size_t>& micro_batch :
        PackByTokens(lengths, config_.learner().micro_batch_tokens())) {
     std::vector<size_t> sequences;
     for (const size_t place : micro_batch) {
-      sequences.push_back(pairs[place].chosen);
-      sequences.push_back(pairs[place].rejected);
+      sequences.push_back(pairs[own[place]].chosen);
+      sequences.push_back(pairs[own[place]].rejected);
     }
     ROLLCALL_RETURN_IF_ERROR(
         RunPairMicroBatch(batch, Pack(batch, sequences), first_pass, pairs_of_all));

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
@@ -95,13 +96,14 @@ absl::Status Trainer::ExportCritic(const std::string& folder) const {
 
 absl::Status Trainer::SaveState(const std::string& folder) const {
   return tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_ASSIGN_OR_RETURN(const auto state, optimizer_.GatherState());
     const bool adapter = decoder_.lora() != nullptr;
     const std::string weights = adapter ? AdapterFolder(folder) : ModelFolder(folder);
     ROLLCALL_RETURN_IF_ERROR(MakeDirectories(weights));
     ROLLCALL_RETURN_IF_ERROR(adapter
                                  ? model::WriteAdapterFiles(weights, decoder_, base_manifest_hash_)
                                  : checkpoint::WriteHfFiles(weights, ModelSpec(decoder_, config_)));
-    ROLLCALL_RETURN_IF_ERROR(checkpoint::SaveTensors(OptimizerFile(folder), optimizer_.State()));
+    ROLLCALL_RETURN_IF_ERROR(checkpoint::SaveTensors(OptimizerFile(folder), state));
     if (critic_ != nullptr) {
       ROLLCALL_RETURN_IF_ERROR(critic_->Save(absl::StrCat(folder, "/", kCriticFile),
                                              absl::StrCat(folder, "/", kCriticOptimizerFile)));
@@ -110,6 +112,13 @@ absl::Status Trainer::SaveState(const std::string& folder) const {
                ? checkpoint::SaveTensors(absl::StrCat(folder, "/", kReferenceFile),
                                          reference_->trainable_parameters())
                : absl::OkStatus();
+  });
+}
+
+absl::Status Trainer::HandOverState() const {
+  return tensor::TorchCall([&]() -> absl::Status {
+    ROLLCALL_RETURN_IF_ERROR(optimizer_.GatherState().status());
+    return critic_ == nullptr ? absl::OkStatus() : critic_->Save("", "");
   });
 }
 
@@ -179,20 +188,59 @@ absl::Status Trainer::LoadState(const std::string& folder, const v1::LearnerChec
     optimizer_.Restore(state);
     decoder_.InvalidatePacked();
     decoder_.ZeroGrad();
-    ROLLCALL_ASSIGN_OR_RETURN(const std::string hash, ManifestHash());
-    if (hash != record.version().manifest_hash()) {
-      return absl::DataLossError(absl::StrCat(
-          folder, ": the weights have another manifest hash than the checkpoint's record"));
-    }
-    step_ = record.step();
-    consecutive_skipped_ = record.consecutive_skipped_steps();
-    skipped_ = record.skipped_steps();
-    trained_tokens_ = record.trained_tokens();
-    const auto coefficient = record.algorithm_state().find(kKlCoefficient);
-    if (objective_.kl_target > 0 && coefficient != record.algorithm_state().end()) {
-      kl_coefficient_ = coefficient->second;
-    }
+    ROLLCALL_RETURN_IF_ERROR(CheckHash(record, folder));
+    TakeCounters(record);
     return absl::OkStatus();
+  });
+}
+
+absl::Status Trainer::CheckHash(const v1::LearnerCheckpoint& record,
+                                const std::string& source) const {
+  ROLLCALL_ASSIGN_OR_RETURN(const std::string hash, ManifestHash());
+  if (hash == record.version().manifest_hash()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      source, ": the weights have another manifest hash than the checkpoint's record"));
+}
+
+void Trainer::TakeCounters(const v1::LearnerCheckpoint& record) {
+  step_ = record.step();
+  consecutive_skipped_ = record.consecutive_skipped_steps();
+  skipped_ = record.skipped_steps();
+  trained_tokens_ = record.trained_tokens();
+  const auto coefficient = record.algorithm_state().find(kKlCoefficient);
+  if (objective_.kl_target > 0 && coefficient != record.algorithm_state().end()) {
+    kl_coefficient_ = coefficient->second;
+  }
+}
+
+absl::Status Trainer::ShareState(const std::string& loaded_from) {
+  if (group_->size() == 1) return absl::OkStatus();
+  return tensor::TorchCall([&]() -> absl::Status {
+    const bool gives = group_->rank() == 0;
+    v1::LearnerCheckpoint record;
+    if (gives) ROLLCALL_RETURN_IF_ERROR(FillRecord(record));
+    // A first byte for whether there is an optimizer to share, then the record.
+    std::string header = (loaded_from.empty() ? "0" : "1") + record.SerializeAsString();
+    ROLLCALL_RETURN_IF_ERROR(group_->Broadcast(header));
+    const bool resumed = header[0] == '1';
+    if (!record.ParseFromString(header.substr(1))) {
+      return absl::DataLossError("rank 0 sent something else than its record");
+    }
+    ROLLCALL_RETURN_IF_ERROR(ShareParameters(*group_, decoder_));
+    if (!gives) TakeCounters(record);
+    ROLLCALL_RETURN_IF_ERROR(CheckHash(record, "from rank 0"));
+    if (resumed) {
+      std::map<std::string, at::Tensor> state;
+      if (gives) {
+        ROLLCALL_ASSIGN_OR_RETURN(state, checkpoint::LoadTensors(OptimizerFile(loaded_from)));
+      }
+      ROLLCALL_RETURN_IF_ERROR(optimizer_.Scatter(state));
+    }
+    if (critic_ != nullptr) {
+      ROLLCALL_RETURN_IF_ERROR(
+          critic_->Share(resumed, absl::StrCat(loaded_from, "/", kCriticOptimizerFile)));
+    }
+    return reference_.has_value() ? ShareParameters(*group_, *reference_) : absl::OkStatus();
   });
 }
 
