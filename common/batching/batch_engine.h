@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/base/logging.h"
+#include "common/base/progress.h"
 #include "common/batching/batch_metrics.h"
 #include "common/batching/batch_queue.h"
 
@@ -36,10 +37,12 @@ class BatchEngine {
   using Loader = std::function<absl::StatusOr<std::unique_ptr<Scorer>>()>;
 
   // Starts the thread and blocks until the model is loaded, or returns why it was not. `queue` and
-  // `metrics` must outlive the engine.
-  static absl::StatusOr<std::unique_ptr<BatchEngine>> Start(Loader load, BatchQueue<Job>* queue,
-                                                            BatchMetrics* metrics) {
-    auto engine = std::unique_ptr<BatchEngine>(new BatchEngine(queue, metrics));
+  // `metrics` must outlive the engine. `progress` is told of every batch.
+  static absl::StatusOr<std::unique_ptr<BatchEngine>> Start(
+      Loader load, BatchQueue<Job>* queue, BatchMetrics* metrics,
+      std::shared_ptr<Progress> progress = std::make_shared<Progress>()) {
+    auto engine =
+        std::unique_ptr<BatchEngine>(new BatchEngine(queue, metrics, std::move(progress)));
     engine->thread_ =
         std::thread([engine = engine.get(), load = std::move(load)] { engine->Run(load); });
     absl::Status status;
@@ -68,7 +71,8 @@ class BatchEngine {
   const typename Scorer::Description& description() const { return description_; }
 
  private:
-  BatchEngine(BatchQueue<Job>* queue, BatchMetrics* metrics) : queue_(queue), metrics_(metrics) {}
+  BatchEngine(BatchQueue<Job>* queue, BatchMetrics* metrics, std::shared_ptr<Progress> progress)
+      : queue_(queue), metrics_(metrics), progress_(std::move(progress)) {}
 
   void Run(const Loader& load) {
     absl::StatusOr<std::unique_ptr<Scorer>> scorer = load();
@@ -80,8 +84,11 @@ class BatchEngine {
     }
     if (!scorer.ok()) return;
     while (std::optional<Batch<Job>> batch = queue_->Next()) {
+      progress_->Begin();
       ScoreBatch(**scorer, *batch);
-      metrics_->waiting_sequences.Set(static_cast<double>(queue_->waiting_sequences()));
+      const size_t waiting = queue_->waiting_sequences();
+      progress_->Advance(/*more_waits=*/waiting > 0);
+      metrics_->waiting_sequences.Set(static_cast<double>(waiting));
     }
     absl::MutexLock lock(&mutex_);
     drained_ = true;
@@ -114,6 +121,7 @@ class BatchEngine {
 
   BatchQueue<Job>* const queue_;
   BatchMetrics* const metrics_;
+  const std::shared_ptr<Progress> progress_;
   typename Scorer::Description description_;  // constant once loaded_
 
   absl::Mutex mutex_;

@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "common/base/clock.h"
+#include "common/base/progress.h"
 #include "common/batching/batch_engine.h"
 #include "common/batching/batch_queue.h"
 #include "common/metrics/registry.h"
@@ -174,6 +176,51 @@ TEST(BatchEngineTest, AnswersJobsThatSpanBatchesAndLivesOnAfterAFailure) {
   EXPECT_THAT(*answers[0], ElementsAre(3, 4, 1));
   EXPECT_TRUE(absl::IsResourceExhausted(answers[1].status()));
   EXPECT_THAT(*answers[2], ElementsAre(2));
+}
+
+// Holds its first batch until it is let go.
+class HeldScorer {
+ public:
+  using Job = TestJob;
+  using Description = std::string;
+  HeldScorer(absl::Notification* entered, absl::Notification* go) : entered_(entered), go_(go) {}
+  const Description& description() const { return description_; }
+  absl::StatusOr<Job::Answers> Score(const Batch<Job>& batch) {
+    if (!entered_->HasBeenNotified()) entered_->Notify();
+    go_->WaitForNotification();
+    return LengthsOf(batch);
+  }
+
+ private:
+  const std::string description_ = "held";
+  absl::Notification* const entered_;
+  absl::Notification* const go_;
+};
+
+TEST(BatchEngineTest, AForwardPassThatHangsStandsStill) {
+  SimulatedClock clock;
+  metrics::Registry registry;
+  BatchMetrics metrics(registry, "test");
+  Queue queue({}, Clock::Real());
+  absl::Notification entered, go;
+  const auto progress = std::make_shared<Progress>(&clock);
+  const auto engine = BatchEngine<HeldScorer>::Start(
+      [&] {
+        return absl::StatusOr<std::unique_ptr<HeldScorer>>(
+            std::make_unique<HeldScorer>(&entered, &go));
+      },
+      &queue, &metrics, progress);
+  ASSERT_TRUE(engine.ok());
+  clock.Advance(absl::Hours(1));
+  EXPECT_EQ(progress->StandsStillFor(), absl::ZeroDuration());  // idle
+  ASSERT_TRUE(queue.Admit(Job({3})).ok());
+  entered.WaitForNotification();
+  clock.Advance(absl::Seconds(100));
+  EXPECT_EQ(progress->StandsStillFor(), absl::Seconds(100));
+  go.Notify();
+  queue.Close();
+  ASSERT_TRUE((*engine)->AwaitDrained(absl::InfiniteFuture()));
+  EXPECT_EQ(progress->StandsStillFor(), absl::ZeroDuration());
 }
 
 TEST(BatchEngineTest, AModelThatDoesNotLoadIsAnError) {

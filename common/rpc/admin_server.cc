@@ -109,7 +109,7 @@ AdminServer::AdminServer(std::unique_ptr<grpc::Server> server,
       server_(std::move(server)),
       bound_address_(std::move(bound_address)) {
   SetServing(false);
-  server_->GetHealthCheckService()->SetServingStatus("live", true);
+  SetLive(true);
 }
 
 AdminServer::~AdminServer() {
@@ -118,7 +118,13 @@ AdminServer::~AdminServer() {
 }
 
 void AdminServer::SetServing(bool serving) {
-  server_->GetHealthCheckService()->SetServingStatus(serving);
+  // By its name: without one gRPC would set every name, "live" too.
+  server_->GetHealthCheckService()->SetServingStatus("", serving);
+  server_->GetHealthCheckService()->SetServingStatus("ready", serving);
+}
+
+void AdminServer::SetLive(bool live) {
+  server_->GetHealthCheckService()->SetServingStatus("live", live);
 }
 
 }  // namespace rollcall::rpc

@@ -14,7 +14,9 @@ namespace rollcall::rpc {
 
 // A second, plain-text server for probes and people: health as the data port reports it, and
 // reflection over the contracts. It carries no data RPC, so it may listen where the data port may
-// not. Health of the service "live" is SERVING as long as this answers at all. Thread-safe.
+// not. Beside the server as a whole, health has two names: "ready", which says the same, and "live",
+// which is SERVING from the start, so also while the service loads, unless SetLive says otherwise.
+// Thread-safe.
 class AdminServer {
  public:
   // The statuses of Server::Start. `service`: the name in the policy, whose contracts reflection
@@ -25,6 +27,7 @@ class AdminServer {
 
   const std::string& bound_address() const { return bound_address_; }
   void SetServing(bool serving);
+  void SetLive(bool live);
 
  private:
   AdminServer(std::unique_ptr<grpc::Server> server, std::unique_ptr<class ListedServices> listed,

@@ -13,32 +13,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/rpc/openssl_pointers.h"
 
 namespace rollcall::rpc {
 namespace {
 
-template <auto Free>
-struct Freer {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-
-using Bio = std::unique_ptr<BIO, Freer<BIO_free>>;
-using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
-using Names = std::unique_ptr<GENERAL_NAMES, Freer<GENERAL_NAMES_free>>;
-
-Bio Reader(std::string_view text) {
-  return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+BioPtr Reader(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
 }
 
 // A key that asks for a password cannot be used by a service: nobody is there to type one.
 int NoPassword(char*, int, int, void*) { return -1; }
 
-absl::StatusOr<Certificate> ReadCertificate(std::string_view pem) {
-  Certificate certificate(PEM_read_bio_X509(Reader(pem).get(), nullptr, NoPassword, nullptr));
+absl::StatusOr<CertificatePtr> ReadCertificate(std::string_view pem) {
+  CertificatePtr certificate(PEM_read_bio_X509(Reader(pem).get(), nullptr, NoPassword, nullptr));
   ERR_clear_error();
   if (certificate == nullptr) return absl::InvalidArgumentError("holds no certificate in PEM");
   return certificate;
@@ -53,7 +41,7 @@ absl::StatusOr<absl::Time> TimeOf(const ASN1_TIME* time) {
 }
 
 void ReadNames(const X509* certificate, CertificateInfo* info) {
-  const Names names(static_cast<GENERAL_NAMES*>(
+  const GeneralNamesPtr names(static_cast<GENERAL_NAMES*>(
       X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
   for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
     int type = 0;
@@ -69,7 +57,7 @@ void ReadNames(const X509* certificate, CertificateInfo* info) {
 }  // namespace
 
 absl::StatusOr<CertificateInfo> ParseCertificate(std::string_view pem) {
-  ROLLCALL_ASSIGN_OR_RETURN(const Certificate certificate, ReadCertificate(pem));
+  ROLLCALL_ASSIGN_OR_RETURN(const CertificatePtr certificate, ReadCertificate(pem));
   CertificateInfo info;
   char subject[256] = "";
   X509_NAME_oneline(X509_get_subject_name(certificate.get()), subject, sizeof(subject));
@@ -81,8 +69,9 @@ absl::StatusOr<CertificateInfo> ParseCertificate(std::string_view pem) {
 }
 
 absl::Status CheckKeyPair(std::string_view certificate, std::string_view private_key) {
-  ROLLCALL_ASSIGN_OR_RETURN(const Certificate parsed, ReadCertificate(certificate));
-  const Key key(PEM_read_bio_PrivateKey(Reader(private_key).get(), nullptr, NoPassword, nullptr));
+  ROLLCALL_ASSIGN_OR_RETURN(const CertificatePtr parsed, ReadCertificate(certificate));
+  const KeyPtr key(
+      PEM_read_bio_PrivateKey(Reader(private_key).get(), nullptr, NoPassword, nullptr));
   const bool matches = key != nullptr && X509_check_private_key(parsed.get(), key.get()) == 1;
   ERR_clear_error();
   if (key == nullptr) return absl::InvalidArgumentError("no private key in PEM without a password");

@@ -22,22 +22,10 @@
 #include "absl/strings/str_join.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/rpc/openssl_pointers.h"
 
 namespace rollcall::rpc {
 namespace {
-
-template <auto Free>
-struct Freer {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-
-using Bio = std::unique_ptr<BIO, Freer<BIO_free>>;
-using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
-using Extension = std::unique_ptr<X509_EXTENSION, Freer<X509_EXTENSION_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
 
 constexpr long kX509Version3 = 2;  // counted from 0
 
@@ -52,7 +40,7 @@ std::string TextOf(BIO* bio) {
 }
 
 absl::Status WriteKey(const EVP_PKEY* key, const std::string& path) {
-  const Bio bio(BIO_new(BIO_s_mem()));
+  const BioPtr bio(BIO_new(BIO_s_mem()));
   if (PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
     return Failed("write a key");
   }
@@ -66,7 +54,7 @@ absl::Status WriteKey(const EVP_PKEY* key, const std::string& path) {
 }
 
 absl::Status WriteCertificate(X509* certificate, const std::string& path) {
-  const Bio bio(BIO_new(BIO_s_mem()));
+  const BioPtr bio(BIO_new(BIO_s_mem()));
   if (PEM_write_bio_X509(bio.get(), certificate) != 1) return Failed("write a certificate");
   return WriteFileAtomically(path, TextOf(bio.get()));
 }
@@ -74,7 +62,7 @@ absl::Status WriteCertificate(X509* certificate, const std::string& path) {
 absl::Status AddExtension(X509* certificate, X509* issuer, int id, const std::string& value) {
   X509V3_CTX context;
   X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
-  const Extension extension(X509V3_EXT_conf_nid(nullptr, &context, id, value.c_str()));
+  const ExtensionPtr extension(X509V3_EXT_conf_nid(nullptr, &context, id, value.c_str()));
   if (extension == nullptr || X509_add_ext(certificate, extension.get(), -1) != 1) {
     return absl::InvalidArgumentError("not to be written in a certificate: " + value);
   }
@@ -95,9 +83,9 @@ void SetTime(ASN1_TIME* field, absl::Time time) {
 }
 
 // Unsigned, with name, times and key.
-absl::StatusOr<Certificate> Draft(const std::string& name, absl::Time not_before,
-                                  absl::Time not_after, EVP_PKEY* key) {
-  Certificate certificate(X509_new());
+absl::StatusOr<CertificatePtr> Draft(const std::string& name, absl::Time not_before,
+                                     absl::Time not_after, EVP_PKEY* key) {
+  CertificatePtr certificate(X509_new());
   X509_set_version(certificate.get(), kX509Version3);
   ROLLCALL_RETURN_IF_ERROR(SetSerial(certificate.get()));
   SetTime(X509_getm_notBefore(certificate.get()), not_before);
@@ -130,10 +118,10 @@ absl::Status MakeDevAuthority(const std::string& folder, absl::Time not_before,
     return absl::OkStatus();
   }
   ROLLCALL_RETURN_IF_ERROR(MakeDirectories(folder));
-  const Key key(EVP_EC_gen("P-256"));
+  const KeyPtr key(EVP_EC_gen("P-256"));
   if (key == nullptr) return Failed("make a key");
-  ROLLCALL_ASSIGN_OR_RETURN(const Certificate ca, Draft("Rollcall development authority",
-                                                        not_before, not_after, key.get()));
+  ROLLCALL_ASSIGN_OR_RETURN(const CertificatePtr ca, Draft("Rollcall development authority",
+                                                           not_before, not_after, key.get()));
   X509_set_issuer_name(ca.get(), X509_get_subject_name(ca.get()));
   ROLLCALL_RETURN_IF_ERROR(
       AddExtension(ca.get(), ca.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0"));
@@ -148,17 +136,18 @@ absl::Status MakeDevAuthority(const std::string& folder, absl::Time not_before,
 absl::Status IssueDevCertificate(const std::string& folder, const DevCertificate& certificate) {
   ROLLCALL_ASSIGN_OR_RETURN(const std::string ca_pem, ReadFile(folder + "/ca.pem"));
   ROLLCALL_ASSIGN_OR_RETURN(const std::string ca_key_pem, ReadFile(folder + "/ca.key"));
-  const Bio ca_bio(BIO_new_mem_buf(ca_pem.data(), static_cast<int>(ca_pem.size())));
-  const Bio key_bio(BIO_new_mem_buf(ca_key_pem.data(), static_cast<int>(ca_key_pem.size())));
-  const Certificate ca(PEM_read_bio_X509(ca_bio.get(), nullptr, nullptr, nullptr));
-  const Key ca_key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, nullptr, nullptr));
+  const BioPtr ca_bio(BIO_new_mem_buf(ca_pem.data(), static_cast<int>(ca_pem.size())));
+  const BioPtr key_bio(BIO_new_mem_buf(ca_key_pem.data(), static_cast<int>(ca_key_pem.size())));
+  const CertificatePtr ca(PEM_read_bio_X509(ca_bio.get(), nullptr, nullptr, nullptr));
+  const KeyPtr ca_key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, nullptr, nullptr));
   if (ca == nullptr || ca_key == nullptr) {
     return absl::InvalidArgumentError(folder + ": ca.pem or ca.key is not in PEM");
   }
-  const Key key(EVP_EC_gen("P-256"));
+  const KeyPtr key(EVP_EC_gen("P-256"));
   if (key == nullptr) return Failed("make a key");
-  ROLLCALL_ASSIGN_OR_RETURN(const Certificate leaf, Draft(certificate.name, certificate.not_before,
-                                                          certificate.not_after, key.get()));
+  ROLLCALL_ASSIGN_OR_RETURN(
+      const CertificatePtr leaf,
+      Draft(certificate.name, certificate.not_before, certificate.not_after, key.get()));
   X509_set_issuer_name(leaf.get(), X509_get_subject_name(ca.get()));
   const std::pair<int, std::string> extensions[] = {{NID_basic_constraints, "critical,CA:FALSE"},
                                                     {NID_key_usage, "critical,digitalSignature"},

@@ -160,8 +160,18 @@ TEST_F(ServerTest, AdminHealthFollowsSetServing) {
   ASSERT_TRUE(WaitForReady(channel, Soon()).ok());
   EXPECT_EQ(CheckHealth(channel, "", Soon()).value(), false);
   EXPECT_EQ(CheckHealth(channel, "live", Soon()).value(), true);
+  EXPECT_EQ(CheckHealth(channel, "ready", Soon()).value(), false);
   admin->SetServing(true);
   EXPECT_EQ(CheckHealth(channel, "", Soon()).value(), true);
+  EXPECT_EQ(CheckHealth(channel, "ready", Soon()).value(), true);
+  // A generator that waits for weights is alive.
+  admin->SetServing(false);
+  EXPECT_EQ(CheckHealth(channel, "ready", Soon()).value(), false);
+  EXPECT_EQ(CheckHealth(channel, "live", Soon()).value(), true);
+  admin->SetServing(true);
+  admin->SetLive(false);
+  EXPECT_EQ(CheckHealth(channel, "live", Soon()).value(), false);
+  EXPECT_EQ(CheckHealth(channel, "ready", Soon()).value(), true);
 }
 
 TEST_F(ServerTest, ConnectionsBeyondTheLimitAreClosedAndMakeRoom) {

@@ -20,6 +20,7 @@
 #include "common/base/status.h"
 #include "common/metrics/exposer.h"
 #include "common/rpc/admin_server.h"
+#include "common/rpc/liveness.h"
 #include "common/rpc/server.h"
 
 namespace rollcall::rpc {
@@ -145,6 +146,10 @@ class Host {
     metrics_.AddBuildInfo(spec_.name);
     ROLLCALL_ASSIGN_OR_RETURN(security_, Security::FromConfig(config_.security()));
     ExportSecurity();
+    metrics_.AddComputedGauge(
+        "rollcall_work_stands_still_seconds",
+        "Time that waiting work has stood still; 0 while none waits.",
+        [progress = progress_] { return absl::ToDoubleSeconds(progress->StandsStillFor()); });
     ROLLCALL_ASSIGN_OR_RETURN(exposer_,
                               metrics::Exposer::Start(metrics_, endpoints_.metrics_listen));
     auto health = health_;
@@ -154,7 +159,8 @@ class Host {
                       .metrics = metrics_,
                       .shutdown = shutdown_,
                       .report_health = [health](bool serving) { health->Report(serving); },
-                      .security = security_}));
+                      .security = security_,
+                      .progress = progress_}));
     return absl::OkStatus();
   }
 
@@ -162,6 +168,9 @@ class Host {
     // Before the service loads, which may take minutes: probes see that the process lives.
     if (!endpoints_.admin_listen.empty()) {
       ROLLCALL_ASSIGN_OR_RETURN(admin_, AdminServer::Start(endpoints_.admin_listen, spec_.name));
+      liveness_ = std::make_unique<LivenessWatch>(
+          progress_, absl::Seconds(config_.rpc().progress_timeout()),
+          [admin = admin_.get()](bool live) { admin->SetLive(live); });
     }
     ROLLCALL_RETURN_IF_ERROR(service_->Start());
     ServerOptions options = ServerOptionsOf(config_.security(), security_);
@@ -221,12 +230,14 @@ class Host {
   const Endpoints endpoints_;
   Shutdown& shutdown_;
   const std::shared_ptr<HealthSwitch> health_ = std::make_shared<HealthSwitch>();
+  const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
 
   // Destroyed from the last to the first: the server before what it serves.
   metrics::Registry metrics_;
   Security security_;
   std::unique_ptr<metrics::Exposer> exposer_;
   std::unique_ptr<AdminServer> admin_;
+  std::unique_ptr<LivenessWatch> liveness_;
   std::unique_ptr<HostedService> service_;
   std::unique_ptr<Server> server_;
 };

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/progress.h"
 #include "common/base/shutdown.h"
 #include "common/config/run_config.h"
 #include "common/metrics/registry.h"
@@ -39,6 +40,9 @@ struct ServiceContext {
   HealthReporter report_health;
   // For the channels that it opens.
   Security security = {};
+  // Where the service's work loop says that it goes on; liveness probes learn from it when waiting
+  // work has stood still for rpc.progress_timeout.
+  std::shared_ptr<Progress> progress = std::make_shared<Progress>();
 };
 
 // A service as its main sees it. All methods are called on the main thread, in this order, once

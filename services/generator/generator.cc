@@ -28,7 +28,10 @@ Engine::OnWeightUpdate OnWeightUpdateOf(const v1::GeneratorSection& section) {
 class Generator final : public rpc::HostedService {
  public:
   explicit Generator(const rpc::ServiceContext& context)
-      : config_(context.config), report_health_(context.report_health), metrics_(context.metrics) {}
+      : config_(context.config),
+        report_health_(context.report_health),
+        progress_(context.progress),
+        metrics_(context.metrics) {}
 
   absl::Status Start() override {
     ROLLCALL_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(config_));
@@ -44,7 +47,8 @@ class Generator final : public rpc::HostedService {
     engine_.emplace(Engine::Options{.scheduler = model.scheduler,
                                     .on_weight_update = OnWeightUpdateOf(config_.generator()),
                                     .prefix_cache = config_.generator().prefix_cache(),
-                                    .version = model.version},
+                                    .version = model.version,
+                                    .progress = progress_},
                     std::move(model.runner), std::move(model.tokenizer), &metrics_);
     generate_.emplace(&*engine_, model.limits, model.numerics, &metrics_);
     weights_.emplace(&*staging_, &*engine_, model.limits, model.numerics, report_health_);
@@ -65,6 +69,7 @@ class Generator final : public rpc::HostedService {
  private:
   const v1::RunConfig& config_;
   const rpc::HealthReporter report_health_;
+  const std::shared_ptr<Progress> progress_;
   EngineMetrics metrics_;
   // Set by Start; destroyed from the last to the first.
   std::optional<WeightStaging> staging_;

@@ -19,6 +19,7 @@
 #include "services/learner/publish/lineage.h"
 #include "services/learner/publish/numerics.h"
 #include "services/learner/resume.h"
+#include "services/learner/utilization.h"
 
 namespace rollcall::learner {
 namespace {
@@ -34,11 +35,13 @@ v1::RunConfig TrainerConfig(const v1::RunConfig& config) {
 }  // namespace
 
 Learner::Learner(const v1::RunConfig& config, LearnerMetrics* metrics, RunControl* control,
-                 std::function<void(std::shared_ptr<MetricsLog>)> on_metrics)
+                 std::function<void(std::shared_ptr<MetricsLog>)> on_metrics,
+                 std::shared_ptr<Progress> progress)
     : config_(config),
       metrics_(metrics),
       control_(control),
       on_metrics_(std::move(on_metrics)),
+      progress_(std::move(progress)),
       run_dir_(config::RunFolder(config)),
       checkpoints_(run_dir_ + "/checkpoints", config.learner().checkpoint().keep()) {}
 
@@ -91,6 +94,7 @@ absl::Status Learner::LoadModelAndState() {
   ROLLCALL_ASSIGN_OR_RETURN(
       trainer_, Trainer::Create(TrainerConfig(config_), std::move(decoder), process_group_.get(),
                                 Clock::Real(), std::move(companions)));
+  trainer_->OnForward([this] { progress_->Advance(/*more_waits=*/true); });
   if (config_.stage() == v1::STAGE_EVAL) return absl::OkStatus();
   ReportTrained();
   ROLLCALL_RETURN_IF_ERROR(LoadCheckpoint());
@@ -337,19 +341,21 @@ absl::StatusOr<bool> Learner::Step(uint64_t step) {
     return false;
   }
   const absl::Time batched = absl::Now();
-  double tokens = 0;
-  for (const TrainSequence& sequence : batch->sequences) {
-    tokens += static_cast<double>(sequence.token_ids.size());
-  }
-  ROLLCALL_ASSIGN_OR_RETURN(const StepReport report, TrainOnRanks(*std::move(batch)));
+  const BatchWork work = WorkOf(*batch, trainer_->decoder().config());
+  progress_->Begin();
+  absl::StatusOr<StepReport> report = TrainOnRanks(*std::move(batch));
+  progress_->Advance(/*more_waits=*/false);
+  ROLLCALL_RETURN_IF_ERROR(report.status());
   const absl::Time trained = absl::Now();
-  StepValues values = ValuesOf(report);
+  StepValues values = ValuesOf(*report);
   values["time/batch_seconds"] = absl::ToDoubleSeconds(batched - start);
   values["time/train_seconds"] = absl::ToDoubleSeconds(trained - batched);
   values["time/step_seconds"] = absl::ToDoubleSeconds(trained - start);
-  values["tokens_per_second"] = tokens / std::max(1e-9, absl::ToDoubleSeconds(trained - start));
+  values["tokens_per_second"] =
+      work.tokens / std::max(1e-9, absl::ToDoubleSeconds(trained - start));
+  AddUtilization(config_, work, values);
   metrics_->step_seconds.Observe(absl::ToDoubleSeconds(trained - start));
-  ROLLCALL_RETURN_IF_ERROR(AfterStep(report, std::move(values)));
+  ROLLCALL_RETURN_IF_ERROR(AfterStep(*report, std::move(values)));
   return true;
 }
 

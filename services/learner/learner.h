@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/base/progress.h"
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/checkpoint.pb.h"
 #include "rollcall/v1/config.pb.h"
@@ -52,9 +53,11 @@ namespace rollcall::learner {
 class Learner {
  public:
   // `config`, `metrics` and `control` must outlive it. `on_metrics` is given the run's figures once
-  // they can be watched.
+  // they can be watched, the model being loaded. `progress` is told of training steps and their
+  // forward passes; for rollouts there is learner.stall_timeout.
   Learner(const v1::RunConfig& config, LearnerMetrics* metrics, RunControl* control,
-          std::function<void(std::shared_ptr<MetricsLog>)> on_metrics);
+          std::function<void(std::shared_ptr<MetricsLog>)> on_metrics,
+          std::shared_ptr<Progress> progress = std::make_shared<Progress>());
 
   // Blocks until the run is over. OK: done, or stopped with a checkpoint. Otherwise the failure; a
   // run that failed while it waited (a service that did not come up, a stall) has left a checkpoint
@@ -103,6 +106,7 @@ class Learner {
   LearnerMetrics* const metrics_;
   RunControl* const control_;
   const std::function<void(std::shared_ptr<MetricsLog>)> on_metrics_;
+  const std::shared_ptr<Progress> progress_;
   const std::string run_dir_;
 
   std::unique_ptr<ProcessGroup> process_group_;

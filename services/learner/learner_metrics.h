@@ -14,6 +14,8 @@ struct LearnerMetrics {
   explicit LearnerMetrics(metrics::Registry& in_registry)
       : registry(in_registry),
         step(registry.AddGauge("rollcall_learner_step", "Optimizer steps taken.")),
+        run_over(registry.AddGauge("rollcall_learner_run_over",
+                                   "1 once the run is over and the learner only answers, else 0.")),
         lineage(registry.AddGauge("rollcall_learner_lineage", "Start of this run's learner.")),
         groups_issued(registry.AddGauge("rollcall_learner_groups_issued", "Groups issued.")),
         groups_trained(Ended("trained")),
@@ -91,6 +93,7 @@ struct LearnerMetrics {
 
   metrics::Registry& registry;
   metrics::Gauge& step;
+  metrics::Gauge& run_over;
   metrics::Gauge& lineage;
   metrics::Gauge& groups_issued;
   metrics::Gauge& groups_trained;

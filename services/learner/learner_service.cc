@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
 #include "common/base/status.h"
 #include "services/learner/learner.h"
 #include "services/learner/rank_follower.h"
@@ -15,11 +16,18 @@ namespace {
 
 class LearnerService final : public rpc::HostedService {
  public:
-  explicit LearnerService(const rpc::ServiceContext& context)
-      : shutdown_(context.shutdown), metrics_(context.metrics), rpc_(&control_) {
-    learner_ = std::make_unique<Learner>(
-        context.config, &metrics_, &control_,
-        [this](std::shared_ptr<MetricsLog> log) { rpc_.SetMetricsLog(std::move(log)); });
+  LearnerService(const rpc::ServiceContext& context, bool linger)
+      : shutdown_(context.shutdown),
+        report_health_(context.report_health),
+        linger_(linger),
+        metrics_(context.metrics),
+        rpc_(&control_) {
+    const auto on_metrics = [this](std::shared_ptr<MetricsLog> log) {
+      rpc_.SetMetricsLog(std::move(log));
+      report_health_(true);
+    };
+    learner_ = std::make_unique<Learner>(context.config, &metrics_, &control_, on_metrics,
+                                         context.progress);
   }
   ~LearnerService() override {
     if (thread_.joinable()) thread_.join();
@@ -28,13 +36,19 @@ class LearnerService final : public rpc::HostedService {
   std::vector<grpc::Service*> services() override { return {&rpc_}; }
 
   absl::Status Start() override {
+    report_health_(false);
     // The training thread loads the model itself, since it owns it; GetStatus says how far it is.
     thread_ = std::thread([this] {
       const absl::Status status = learner_->Run();
-      if (status.ok()) {
-        shutdown_.Request("the run is over");
-      } else {
+      if (!status.ok()) {
         shutdown_.Fail(status);
+        return;
+      }
+      metrics_.run_over.Set(1);
+      if (linger_) {
+        LogInfo("the run is over; staying until told to end", {});
+      } else {
+        shutdown_.Request("the run is over");
       }
     });
     return absl::OkStatus();
@@ -51,6 +65,8 @@ class LearnerService final : public rpc::HostedService {
 
  private:
   Shutdown& shutdown_;
+  const rpc::HealthReporter report_health_;
+  const bool linger_;
   LearnerMetrics metrics_;
   RunControl control_;
   LearnerRpcService rpc_;
@@ -61,8 +77,9 @@ class LearnerService final : public rpc::HostedService {
 // A rank above 0: health, and a Learner service that implements nothing.
 class FollowerService final : public rpc::HostedService {
  public:
-  explicit FollowerService(const rpc::ServiceContext& context)
+  FollowerService(const rpc::ServiceContext& context, bool linger)
       : shutdown_(context.shutdown),
+        linger_(linger),
         metrics_(context.metrics),
         follower_(context.config, &metrics_) {}
   ~FollowerService() override {
@@ -74,11 +91,12 @@ class FollowerService final : public rpc::HostedService {
   absl::Status Start() override {
     thread_ = std::thread([this] {
       const absl::Status status = follower_.Run();
-      if (status.ok()) {
-        shutdown_.Request("rank 0 ended the run");
-      } else {
+      if (!status.ok()) {
         shutdown_.Fail(status);
+        return;
       }
+      metrics_.run_over.Set(1);
+      if (!linger_) shutdown_.Request("rank 0 ended the run");
     });
     return absl::OkStatus();
   }
@@ -93,6 +111,7 @@ class FollowerService final : public rpc::HostedService {
 
  private:
   Shutdown& shutdown_;
+  const bool linger_;
   LearnerMetrics metrics_;
   // UNIMPLEMENTED for every call: runs are watched and steered at rank 0.
   v1::Learner::CallbackService steered_elsewhere_;
@@ -116,11 +135,13 @@ absl::Status CheckRank(const v1::RunConfig& config) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<rpc::HostedService>> MakeService(
-    const rpc::ServiceContext& context) {
+absl::StatusOr<std::unique_ptr<rpc::HostedService>> MakeService(const rpc::ServiceContext& context,
+                                                                bool linger) {
   ROLLCALL_RETURN_IF_ERROR(CheckRank(context.config));
-  if (context.config.learner().rank() > 0) return std::make_unique<FollowerService>(context);
-  return std::make_unique<LearnerService>(context);
+  if (context.config.learner().rank() > 0) {
+    return std::make_unique<FollowerService>(context, linger);
+  }
+  return std::make_unique<LearnerService>(context, linger);
 }
 
 }  // namespace rollcall::learner

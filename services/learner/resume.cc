@@ -15,6 +15,7 @@ v1::RunConfig TrainingConfig(const v1::RunConfig& config) {
   v1::RunConfig kept = config;
   kept.clear_output_dir();
   kept.clear_rpc();
+  kept.clear_security();
   kept.clear_generator();
   kept.clear_evaluation();
   kept.mutable_data()->clear_evaluation();
@@ -35,6 +36,7 @@ v1::RunConfig TrainingConfig(const v1::RunConfig& config) {
   learner->clear_ranks();
   learner->clear_rank();
   learner->clear_rendezvous();
+  learner->clear_peak_tflops();
   return kept;
 }
 

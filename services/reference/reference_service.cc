@@ -16,6 +16,7 @@ class ReferenceService final : public rpc::HostedService {
  public:
   explicit ReferenceService(const rpc::ServiceContext& context)
       : config_(context.config),
+        progress_(context.progress),
         metrics_(context.metrics, "reference"),
         queue_({.batch_tokens = config_.reference().batch_tokens(),
                 .max_waiting_sequences = config_.reference().max_waiting_sequences()},
@@ -34,8 +35,8 @@ class ReferenceService final : public rpc::HostedService {
                                             .kernels = config_.kernels()};
     const absl::Time start = absl::Now();
     ROLLCALL_ASSIGN_OR_RETURN(
-        engine_,
-        Engine::Start([options] { return LoadDecoderScorer(options); }, &queue_, &metrics_));
+        engine_, Engine::Start([options] { return LoadDecoderScorer(options); }, &queue_, &metrics_,
+                               progress_));
     LogInfo("model loaded", {{"path", options.path}, {"seconds", absl::Now() - start}});
     service_ = std::make_unique<LogProbService>(engine_.get(), &queue_, &metrics_, Clock::Real());
     return absl::OkStatus();
@@ -51,6 +52,7 @@ class ReferenceService final : public rpc::HostedService {
 
  private:
   const v1::RunConfig& config_;
+  const std::shared_ptr<Progress> progress_;
   batching::BatchMetrics metrics_;
   BatchQueue queue_;
   std::unique_ptr<Engine> engine_;

@@ -1,6 +1,5 @@
 """A run whose services speak mutual TLS, each with its own certificate; all of them are replaced while it trains."""
 
-import json
 import pathlib
 import re
 import subprocess
@@ -9,22 +8,12 @@ import unittest
 
 import grpc
 
-import tiny_model
+import small_run
 from harness import BIN, DEADLINE_S, await_condition, contract, scrape, start_service
 
 learner, learner_grpc = contract("learner")
 
-CONFIG = """
-name: run
-output_dir: {folder}
-model: {{path: {folder}/model}}
-data: {{train: [{{path: {folder}/train.jsonl}}]}}
-sampling: {{max_tokens: 8}}
-algorithm: {{preset: grpo, samples_per_prompt: 4, kl_coefficient: 0.01}}
-reward: {{address: "{reward}", verifiers: [{{name: length, length: {{max_tokens: 6}}}}]}}
-generator: {{addresses: ["{generator}"], threads: 1, kv_cache_bytes: 16777216}}
-reference: {{addresses: ["{reference}"], threads: 1}}
-learner: {{threads: 1, steps: 100000, prompts_per_step: 4, on_gap: warn}}
+SECURITY = """
 security: {{certificate: {certs}/{role}.pem, private_key: {certs}/{role}.key, trust_roots: {certs}/ca.pem, refresh_interval: 1}}
 """
 ROLES = ("generator", "reward", "reference", "learner")
@@ -35,16 +24,15 @@ class TlsRunTest(unittest.TestCase):
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix="rollcall_tls_run_")))
         self.certs = self.folder / "certs"
         self.issue(self.certs)
-        tiny_model.write(self.folder / "model")
-        rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)]
-        (self.folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        small_run.write(self.folder)
         self.addresses = dict.fromkeys(ROLES, "127.0.0.1:1")
         self.metrics = {}
         for role in ROLES:
             self.start(role)
 
     def start(self, role):
-        config = CONFIG.format(folder=self.folder, certs=self.certs, role=role, **self.addresses)
+        others = {name: address for name, address in self.addresses.items() if name != "learner"}
+        config = small_run.config(self.folder, **others) + SECURITY.format(certs=self.certs, role=role)
         process, self.addresses[role], self.metrics[role] = start_service(role, config, self.folder)
         self.enterContext(process)
         return process

@@ -66,6 +66,8 @@ class ActiveRequest {
   void RestartPromptLogProbs();
 
   bool done() const { return ended_ == samples_.size(); }
+  // Of what TakeOutput would give.
+  bool has_tokens() const { return !output_.tokens.empty(); }
   bool has_output() const { return !output_.tokens.empty() || !output_.prompt_logprobs.empty(); }
   RequestOutput TakeOutput() { return std::exchange(output_, {}); }
 

@@ -65,7 +65,8 @@ absl::StatusOr<Engine::RequestId> Engine::Submit(GenerationRequest request,
   }
   const RequestId id = next_request_++;
   intake_.samples += samples;
-  intake_.submissions.push_back({id, std::move(active)});
+  intake_.submissions.push_back({id, std::move(active), options_.clock->Now()});
+  options_.progress->Begin();
   return id;
 }
 
@@ -80,6 +81,7 @@ void Engine::SwapWeights(std::shared_ptr<const StagedWeights> weights,
     absl::MutexLock lock(&mutex_);
     if (!stopping_ && !intake_.swap.has_value() && !swap_waits_) {
       intake_.swap = Swap{std::move(weights), std::move(done)};
+      options_.progress->Begin();
       return;
     }
   }
@@ -138,7 +140,9 @@ void Engine::Run() {
     Publish();
     absl::MutexLock lock(&mutex_);
     busy_ = false;
+    options_.progress->Advance(HasWork());
   }
+  options_.progress->Advance(/*more_waits=*/false);
   if (intake.swap.has_value()) swap_ = std::move(intake.swap);
   std::move(intake.submissions.begin(), intake.submissions.end(), std::back_inserter(held_));
   const absl::Status stopped = absl::UnavailableError("this generator is shutting down");
@@ -197,7 +201,7 @@ void Engine::Admit(Submission submission) {
         request_of_sample_[admission->first_sample + slot] = submission.id;
       }
       requests_[submission.id] = {std::move(submission.request), admission->group,
-                                  admission->first_sample};
+                                  admission->first_sample, submission.submitted};
       return;
     }
     refused = admission.status();
@@ -268,7 +272,10 @@ void Engine::Step() {
   for (auto it = requests_.begin(); it != requests_.end();) {
     const auto current = it++;
     ActiveRequest& request = *current->second.request;
-    if (request.has_output()) request.sink().OnOutput(request.TakeOutput());
+    if (request.has_output()) {
+      ObserveFirstToken(current->second);
+      request.sink().OnOutput(request.TakeOutput());
+    }
     if (request.done()) Finish(current, absl::OkStatus());
   }
   const double seconds = absl::ToDoubleSeconds(options_.clock->Now() - start);
@@ -282,6 +289,13 @@ void Engine::Step() {
     finished_per_second_ +=
         kRateDecay * (static_cast<double>(finished.size()) / seconds - finished_per_second_);
   }
+}
+
+void Engine::ObserveFirstToken(Running& running) {
+  if (running.has_token || !running.request->has_tokens()) return;
+  running.has_token = true;
+  metrics_->first_token_seconds.Observe(
+      absl::ToDoubleSeconds(options_.clock->Now() - running.submitted));
 }
 
 absl::Status Engine::RunModel(const StepPlan& plan) {

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/progress.h"
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/identity.pb.h"
 #include "services/generator/engine/active_request.h"
@@ -58,6 +59,8 @@ class Engine {
     // until a swap.
     std::optional<v1::PolicyVersion> version;
     Clock* clock = Clock::Real();
+    // Told of every request, swap and step.
+    std::shared_ptr<Progress> progress = std::make_shared<Progress>();
   };
 
   // A snapshot, as of the last step or swap.
@@ -115,6 +118,7 @@ class Engine {
   struct Submission {
     RequestId id;
     std::unique_ptr<ActiveRequest> request;
+    absl::Time submitted;
   };
   struct Swap {
     std::shared_ptr<const StagedWeights> weights;
@@ -136,6 +140,8 @@ class Engine {
     std::unique_ptr<ActiveRequest> request;
     GroupId group;
     SampleId first_sample;
+    absl::Time submitted;
+    bool has_token = false;
   };
 
   Scheduler::TokensOf TokensOf() const;
@@ -162,6 +168,8 @@ class Engine {
                                                std::span<const float> logits) const;
   v1::TokenAlternatives MostLikely(std::span<const float> logits, double temperature,
                                    uint32_t count) const;
+  // Of a request whose first token was drawn in this step.
+  void ObserveFirstToken(Running& running);
   void FailPlanned(const StepPlan& plan, const absl::Status& status);
   void Finish(std::map<RequestId, Running>::iterator it, const absl::Status& status);
   void FailAll(const absl::Status& status);

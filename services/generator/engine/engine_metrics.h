@@ -22,6 +22,10 @@ struct EngineMetrics {
             "Steps that ended between a cancel, disconnect or deadline and the return of its cache "
             "blocks; at most the one that ran.",
             {0, 1, 2, 4})),
+        first_token_seconds(registry.AddHistogram(
+            "rollcall_generator_first_token_seconds",
+            "Time from a request's arrival to its first token, its wait included.",
+            metrics::ExponentialBuckets(0.001, 2, 20))),
         preemptions(registry.AddCounter("rollcall_generator_preemptions_total",
                                         "Samples that lost their cache blocks to older ones.")),
         prefix_cache_lookups(
@@ -66,6 +70,7 @@ struct EngineMetrics {
   metrics::Counter& steps;
   metrics::Histogram& step_seconds;
   metrics::Histogram& cancellation_steps;
+  metrics::Histogram& first_token_seconds;
   metrics::Counter& preemptions;
   metrics::Counter& prefix_cache_lookups;
   metrics::Counter& prefix_cache_hits;

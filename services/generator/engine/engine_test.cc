@@ -190,7 +190,9 @@ class EngineTest : public testing::Test {
   void StartEngine(std::optional<v1::PolicyVersion> version = Version(1, 0)) {
     engine_ = std::make_unique<Engine>(Engine::Options{.scheduler = scheduler_,
                                                        .on_weight_update = on_weight_update_,
-                                                       .version = std::move(version)},
+                                                       .version = std::move(version),
+                                                       .clock = clock_,
+                                                       .progress = progress_},
                                        std::make_unique<FakeRunner>(&gate_), nullptr, &metrics_);
   }
   void TearDown() override { gate_.Allow(kUnlimited); }
@@ -222,6 +224,9 @@ class EngineTest : public testing::Test {
   Engine::OnWeightUpdate on_weight_update_ = Engine::OnWeightUpdate::kRecompute;
   metrics::Registry registry_;
   EngineMetrics metrics_{registry_};
+  SimulatedClock simulated_;
+  Clock* clock_ = Clock::Real();
+  std::shared_ptr<Progress> progress_ = std::make_shared<Progress>(&simulated_);
   Gate gate_;
   std::unique_ptr<Engine> engine_;
 };
@@ -255,6 +260,37 @@ TEST_F(EngineTest, ShortRequestSubmittedDuringALongOneEndsFirst) {
   gate_.Allow(kUnlimited);
   EXPECT_TRUE(slow->Await().ok());
   EXPECT_EQ(engine_->state().engine_steps, 500u);
+}
+
+// The model hangs in a step: the time runs, whoever else asks for tokens, until the step is done.
+TEST_F(EngineTest, WorkThatStandsStillIsSeen) {
+  StartEngine();
+  simulated_.Advance(absl::Hours(1));
+  EXPECT_EQ(progress_->StandsStillFor(), absl::ZeroDuration());  // idle
+  const auto hung = Submit(Request({1}, 1, 2));
+  simulated_.Advance(absl::Seconds(100));
+  const auto behind = Submit(Request({2}, 1, 2));
+  simulated_.Advance(absl::Seconds(100));
+  EXPECT_EQ(progress_->StandsStillFor(), absl::Seconds(200));
+  gate_.Allow(1);
+  ASSERT_TRUE(hung->AwaitTokens(1));
+  gate_.Allow(kUnlimited);
+  ASSERT_TRUE(hung->Await().ok());
+  ASSERT_TRUE(behind->Await().ok());
+  ASSERT_TRUE(engine_->Drain(absl::Now() + kPatience));
+  EXPECT_EQ(progress_->StandsStillFor(), absl::ZeroDuration());
+}
+
+TEST_F(EngineTest, FirstTokensAreTimedOnceARequestFromItsArrival) {
+  clock_ = &simulated_;
+  StartEngine();
+  const auto sink = Submit(Request({1, 2, 3}, 2, 3));
+  simulated_.Advance(absl::Seconds(7));
+  gate_.Allow(kUnlimited);
+  ASSERT_TRUE(sink->Await().ok());
+  const std::string text = registry_.Text();
+  EXPECT_THAT(text, HasSubstr("rollcall_generator_first_token_seconds_count 1\n"));
+  EXPECT_THAT(text, HasSubstr("rollcall_generator_first_token_seconds_sum 7\n"));
 }
 
 TEST_F(EngineTest, CancelFreesTheSlotBeforeTheNextStep) {

@@ -100,6 +100,47 @@ TEST(PolicyTraining, LossAndGradientAreThoseOfTheDefinition) {
   EXPECT_NEAR((loss_at(kStep) - loss_at(-kStep)) / (2 * kStep), norm, 5e-3 * norm);
 }
 
+// Token by token from the definitions, over a policy that has moved away from the one that sampled.
+TEST(PolicyTraining, DivergencesAreThoseOfTheirEstimators) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  const TrainBatch batch = RolloutBatch(decoder, 3, 3, /*drift=*/0.3);
+  double behavior_k1 = 0, behavior_k3 = 0, reference_k1 = 0, reference_k3 = 0, tokens = 0;
+  for (const TrainSequence& sequence : batch.sequences) {
+    const std::vector<float> logprobs = testing::LogprobsOf(decoder, sequence.token_ids);
+    for (size_t i = 0; i < logprobs.size(); ++i) {
+      if (sequence.loss_mask[i] == 0) continue;
+      const double moved = static_cast<double>(logprobs[i]) - sequence.behavior_logprobs[i];
+      const double away = static_cast<double>(sequence.reference_logprobs[i]) - logprobs[i];
+      behavior_k1 -= moved;
+      behavior_k3 += std::exp(moved) - 1 - moved;
+      reference_k1 -= away;
+      reference_k3 += std::exp(away) - 1 - away;
+      ++tokens;
+    }
+  }
+  const auto trainer = NewTrainer(GrpoRun(), std::move(decoder));
+  const auto report = trainer->TrainStep(batch);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_NEAR(report->metrics.at("train/behavior_kl_k1"), behavior_k1 / tokens, 1e-6);
+  EXPECT_NEAR(report->metrics.at("train/behavior_kl_k3"), behavior_k3 / tokens, 1e-6);
+  EXPECT_NEAR(report->metrics.at("train/reference_kl_k1"), reference_k1 / tokens, 1e-6);
+  EXPECT_NEAR(report->metrics.at("train/reference_kl_k3"), reference_k3 / tokens, 1e-6);
+  EXPECT_GT(behavior_k3 / tokens, 1e-3);
+  EXPECT_GT(reference_k3 / tokens, 1e-6);
+}
+
+TEST(PolicyTraining, EveryForwardPassIsTold) {
+  model::Decoder decoder = NewDecoder(TinyModel(), 1);
+  v1::RunConfig config = GrpoRun();
+  config.mutable_learner()->set_micro_batch_tokens(1);
+  const TrainBatch batch = RolloutBatch(decoder, 2, 3, 0);
+  const auto trainer = NewTrainer(config, std::move(decoder));
+  size_t passes = 0;
+  trainer->OnForward([&passes] { ++passes; });
+  ASSERT_TRUE(trainer->TrainStep(batch).ok());
+  EXPECT_EQ(passes, batch.sequences.size());
+}
+
 TEST(PolicyTraining, MicroBatchesDoNotChangeTheGradient) {
   model::Decoder decoder = NewDecoder(TinyModel(), 1);
   const model::testing::ThreadCount scope(1);
@@ -134,6 +175,8 @@ TEST(PolicyTraining, OnPolicyBatchHasNoGapAndRatioOne) {
   EXPECT_EQ(report->metrics.at("train/ratio_max"), 1.0);
   EXPECT_EQ(report->metrics.at("train/clip_fraction_low"), 0.0);
   EXPECT_GT(report->metrics.at("train/kl"), 0.0);
+  EXPECT_EQ(report->metrics.at("train/behavior_kl_k1"), 0.0);
+  EXPECT_EQ(report->metrics.at("train/behavior_kl_k3"), 0.0);
   EXPECT_GT(report->metrics.at("train/entropy"), 0.0);
   EXPECT_NEAR(report->metrics.at("train/advantage_mean"), 0.0, 1e-6);
 }

@@ -47,6 +47,7 @@ at::Tensor Preferences(const TrainBatch& batch, const std::vector<size_t>& place
 }  // namespace
 
 absl::StatusOr<at::Tensor> Trainer::Rewards(const TrainBatch& batch, const PackedBatch& packed) {
+  if (on_forward_) on_forward_();
   ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
                             model::PackedAttention::Create(packed.cu_seqlens));
   const at::Device device = decoder_.device();

@@ -131,11 +131,12 @@ absl::Status StepTotals::ShareGap(ProcessGroup& group) {
 
 absl::Status StepTotals::SumOverRanks(ProcessGroup& group) {
   if (group.size() == 1) return absl::OkStatus();
-  const std::initializer_list<double*> sums = {&loss_,    &policy_loss_, &kl_,
-                                               &entropy_, &ratio_,       &margin_};
-  const std::initializer_list<uint64_t*> counts = {&clipped_low_,   &clipped_high_, &pairs_,
-                                                   &ordered_pairs_, &tokens_,       &loss_tokens_,
-                                                   &micro_batches_};
+  const std::initializer_list<double*> sums = {
+      &loss_,   &policy_loss_, &kl_,          &entropy_,      &ratio_,
+      &margin_, &behavior_.k1, &behavior_.k3, &reference_.k1, &reference_.k3};
+  const std::initializer_list<uint64_t*> counts = {
+      &clipped_low_, &clipped_high_,  &pairs_,           &ordered_pairs_,   &tokens_,
+      &loss_tokens_, &micro_batches_, &behavior_.tokens, &reference_.tokens};
   const std::initializer_list<bool*> flags = {&has_policy_, &has_kl_};
   std::vector<double> own;  // counts are exact in float64 up to 2^53
   for (const double* sum : sums) own.push_back(*sum);
@@ -163,6 +164,30 @@ absl::Status StepTotals::SumOverRanks(ProcessGroup& group) {
   return absl::OkStatus();
 }
 
+void StepTotals::Divergence::Add(double first, double second) {
+  const double log_ratio = second - first;
+  k1 -= log_ratio;
+  k3 += std::expm1(log_ratio) - log_ratio;
+  ++tokens;
+}
+
+void StepTotals::Divergence::Report(const std::string& name,
+                                    std::map<std::string, double>& metrics) const {
+  if (tokens == 0) return;
+  metrics["train/" + name + "_kl_k1"] = Mean(k1, tokens);
+  metrics["train/" + name + "_kl_k3"] = Mean(k3, tokens);
+}
+
+void StepTotals::MeasureDivergence(const PackedBatch& packed, const at::Tensor& logprobs) {
+  const HostValues policy(logprobs);
+  for (size_t i = 0; i < packed.behavior_logprobs.size(); ++i) {
+    behavior_.Add(packed.behavior_logprobs[i], policy[i]);
+  }
+  for (size_t i = 0; i < packed.reference_logprobs.size(); ++i) {
+    reference_.Add(policy[i], packed.reference_logprobs[i]);
+  }
+}
+
 void StepTotals::Report(std::map<std::string, double>& metrics) const {
   metrics["train/loss"] = Mean(loss_, std::max<uint64_t>(1, updates_ + skipped_updates_));
   metrics["train/entropy"] = Mean(entropy_, loss_tokens_);
@@ -186,6 +211,8 @@ void StepTotals::Report(std::map<std::string, double>& metrics) const {
     metrics["train/pair_accuracy"] = Mean(static_cast<double>(ordered_pairs_), pairs_);
   }
   if (has_kl_) metrics["train/kl"] = Mean(kl_, loss_tokens_);
+  behavior_.Report("behavior", metrics);
+  reference_.Report("reference", metrics);
   if (gap_.has_value()) metrics["train/logprob_gap"] = gap_->nats;
 }
 

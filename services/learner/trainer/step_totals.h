@@ -50,6 +50,10 @@ class StepTotals {
   // on-policy.
   void MeasureGap(const TrainBatch& batch, const PackedBatch& packed, const at::Tensor& logprobs);
 
+  // How far the policy is from the one that sampled, and from the reference where there is one, over
+  // every pass. logprobs: [loss tokens], float32.
+  void MeasureDivergence(const PackedBatch& packed, const at::Tensor& logprobs);
+
   void AddUpdate(double grad_norm) {
     ++updates_;
     grad_norm_ += grad_norm;
@@ -74,15 +78,29 @@ class StepTotals {
   // …_high, train/ratio_mean, …_min, …_max (over loss tokens); train/grad_norm (mean of the updates
   // taken, before clipping); train/updates, train/skipped_updates, train/micro_batches,
   // train/tokens, train/loss_tokens; train/logprob_gap.
+  //
+  // train/behavior_kl_k1, …_k3: KL(sampler || policy); train/reference_kl_k1, …_k3: KL(policy ||
+  // reference); nats, mean over loss tokens, whatever estimator the objective uses. With r = log-prob
+  // under the second less that under the first, k1 is -r and k3 is exp(r) - 1 - r
+  // (http://joschu.net/blog/kl-approx.html).
   void Report(std::map<std::string, double>& metrics) const;
 
  private:
+  // The sums of one pair of policies.
+  struct Divergence {
+    double k1 = 0, k3 = 0;
+    uint64_t tokens = 0;
+    void Add(double first, double second);
+    void Report(const std::string& name, std::map<std::string, double>& metrics) const;
+  };
+
   void AddPolicy(const TokenLoss& loss, std::span<const float> weights);
 
   double loss_ = 0, policy_loss_ = 0, kl_ = 0, entropy_ = 0;
   double ratio_ = 0;
   double min_ratio_ = std::numeric_limits<double>::infinity();
   double max_ratio_ = -std::numeric_limits<double>::infinity();
+  Divergence behavior_, reference_;
   uint64_t clipped_low_ = 0, clipped_high_ = 0;
   uint64_t pairs_ = 0, ordered_pairs_ = 0;
   double margin_ = 0;

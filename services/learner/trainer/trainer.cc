@@ -359,6 +359,7 @@ absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& 
   const at::Tensor weighted = loss.total.mul(ToTensor(weights, device)).sum();
   totals_.AddMicroBatch(packed, loss, scores.entropy, weights);
   if (first_pass) totals_.MeasureGap(batch, packed, scores.logprob);
+  totals_.MeasureDivergence(packed, scores.logprob);
   const absl::Time half = clock_->Now();
   weighted.backward();
   forward_time_ += half - start;
@@ -369,6 +370,7 @@ absl::Status Trainer::RunMicroBatch(const TrainBatch& batch, const PackedBatch& 
 absl::StatusOr<model::TokenScores> Trainer::Score(model::Decoder& decoder,
                                                   const PackedBatch& packed,
                                                   model::EntropyMode entropy) {
+  if (on_forward_) on_forward_();
   ROLLCALL_ASSIGN_OR_RETURN(model::PackedAttention attention,
                             model::PackedAttention::Create(packed.cu_seqlens));
   const at::Device device = decoder.device();

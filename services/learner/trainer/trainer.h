@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -102,6 +103,10 @@ class Trainer {
   // prefix eval/, what PairTotals and PreferencePass report of held-out ones, which are those that
   // the stage trains on. Changes nothing. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as above.
   absl::StatusOr<std::map<std::string, double>> EvaluatePairs(const TrainBatch& batch);
+
+  // `on_forward` is called, by the owning thread, before each forward pass of a micro-batch: a step
+  // goes on, however long it takes.
+  void OnForward(std::function<void()> on_forward) { on_forward_ = std::move(on_forward); }
 
   // Steps taken: 0 is the initial policy.
   uint64_t step() const { return step_; }
@@ -241,6 +246,8 @@ class Trainer {
   // The critic's values before its first update; empty without one.
   Critic::Columns old_values_;
   absl::Duration forward_time_, backward_time_, optimizer_time_, critic_time_;
+
+  std::function<void()> on_forward_;  // may be empty
 };
 
 }  // namespace rollcall::learner

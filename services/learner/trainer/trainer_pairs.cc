@@ -88,6 +88,7 @@ absl::Status Trainer::RunPairMicroBatch(const TrainBatch& batch, const PackedBat
   totals_.AddPairs(packed, margins.select(1, 0).sub(margins.select(1, 1)), losses, scores.entropy,
                    1 / pairs_of_all);
   if (first_pass) totals_.MeasureGap(batch, packed, scores.logprob);
+  totals_.MeasureDivergence(packed, scores.logprob);
   const absl::Time half = clock_->Now();
   losses.sum().div(pairs_of_all).backward();
   forward_time_ += half - start;

@@ -40,6 +40,7 @@ class HostedRewardModel final : public rpc::HostedService {
   HostedRewardModel(const rpc::ServiceContext& context, v1::VerifierConfig verifier)
       : config_(context.config),
         verifier_(std::move(verifier)),
+        progress_(context.progress),
         metrics_(context.metrics, "reward_model"),
         outcomes_(context.metrics, "rollcall_reward_model_samples_total",
                   "Samples by what became of them.", {}),
@@ -59,8 +60,8 @@ class HostedRewardModel final : public rpc::HostedService {
     const absl::Time start = absl::Now();
     ROLLCALL_ASSIGN_OR_RETURN(auto tokenizer, text::Tokenizer::Load(settings.path()));
     ROLLCALL_ASSIGN_OR_RETURN(
-        engine_,
-        ModelEngine::Start([options] { return LoadDecoderScorer(options); }, &queue_, &metrics_));
+        engine_, ModelEngine::Start([options] { return LoadDecoderScorer(options); }, &queue_,
+                                    &metrics_, progress_));
     const v1::ModelDescription& description = engine_->description();
     const SequenceEncoderOptions encoding{.apply_chat_template = settings.apply_chat_template(),
                                           .policy_tokens = SpeaksPolicyTokens(config_, description),
@@ -89,6 +90,7 @@ class HostedRewardModel final : public rpc::HostedService {
  private:
   const v1::RunConfig& config_;
   const v1::VerifierConfig verifier_;
+  const std::shared_ptr<Progress> progress_;
   batching::BatchMetrics metrics_;
   OutcomeMetrics outcomes_;
   ModelQueue queue_;
