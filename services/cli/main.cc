@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   rollcall::cli::AddDemoCommand(app, exit_code);
   rollcall::cli::AddTrainCommand(app, exit_code);
+  rollcall::cli::AddUpCommand(app, exit_code);
   rollcall::cli::AddEvalCommand(app, exit_code);
   rollcall::cli::AddGenerateCommand(app, exit_code);
   rollcall::cli::AddLogProbsCommand(app, exit_code);

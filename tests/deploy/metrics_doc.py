@@ -23,7 +23,11 @@ What each service serves at `metrics_listen`, in the Prometheus text format. Thi
 
 Units are base units and part of the name; counters end in `_total`; a histogram `x` is `x_bucket`, `x_sum` and `x_count`. Labels have few values: services, verifiers, methods, outcomes, reasons; never a prompt, a group or a peer.
 
-`rollcall_learner_step_value` has the figures of the last step under the names that `metrics.jsonl` and TensorBoard have: `reward/mean`, `reward/std`, `reward/<verifier>`, `reward/zero_variance_groups`, `length/mean`, `length/truncated`, `kl`, `entropy`, `clip_fraction_low`, `clip_fraction_high`, `ratio_min`, `ratio_max`, `grad_norm`, `lr`, `logprob_gap`, `skipped_updates`, `tokens_per_second`, `time/*_seconds`, `rollout/staleness`, `eval/…` and the rest of the algorithm's.
+`rollcall_learner_step_value` has the figures of the last step under the names that `metrics.jsonl` and TensorBoard have: `reward/mean`, `reward/std`, `reward/<verifier>`, `reward/zero_variance_groups`, `length/mean`, `length/truncated`, `kl`, `reference_kl_k1`, `reference_kl_k3`, `behavior_kl_k1`, `behavior_kl_k3`, `mfu` (where `learner.peak_tflops` is set), `entropy`, `clip_fraction_low`, `clip_fraction_high`, `ratio_min`, `ratio_max`, `grad_norm`, `lr`, `logprob_gap`, `skipped_updates`, `tokens_per_second`, `time/*_seconds`, `rollout/staleness`, `eval/…` and the rest of the algorithm's.
+
+`mfu`, the model FLOPs utilisation of the trainer, is `F · passes · f / (time/train_seconds · learner.peak_tflops · 10¹² · learner.ranks)`. `F` is what a forward pass over the batch takes: for each layer and token 2 FLOPs a weight that the token is multiplied with (of experts, those that it visits), 4 · heads · head_dim for each key that it sees, and 2 · hidden · vocabulary for each token in the loss. `passes` is how often the step went over the batch (epochs), `f` is 3 (the backward pass takes twice the forward's) or 2 with an adapter. Passes that only score are not counted. `behavior_kl` is KL(sampler ‖ policy) over all passes of the step, `reference_kl` KL(policy ‖ reference), each by the estimators k1 and k3. The age of the last checkpoint is `time() - rollcall_learner_last_checkpoint_timestamp_seconds`.
+
+`rollcall_work_stands_still_seconds` is what liveness probes go by: see [operate](operate.md#probes).
 """
 
 

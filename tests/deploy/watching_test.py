@@ -69,6 +69,13 @@ class RulesTest(unittest.TestCase):
             self.assertIn("## Look", page)
             self.assertIn("## Do", page)
 
+    def test_the_table_of_run_books_has_their_first_sentences(self):
+        rows = dict(re.findall(r"^\| \[(\w+)\]\(\w+\.md\) \| (.+) \|$", (RUNBOOKS / "README.md").read_text(), re.MULTILINE))
+        self.assertEqual(set(rows), set(self.alerts))
+        for name, sentence in rows.items():
+            paragraph = (RUNBOOKS / f"{name}.md").read_text().split("\n\n")[1].replace("\n", " ")
+            self.assertEqual(sentence, re.match(r".+?[.](?=\s|$)", paragraph)[0])
+
     def test_each_alert_has_a_firing_and_a_silent_test(self):
         names = re.findall(r"- name: (\w+) (fires|silent)", TESTS.read_text())
         self.assertEqual(sorted(names), sorted((alert, kind) for alert in self.alerts for kind in ("fires", "silent")))

@@ -8,6 +8,7 @@ namespace rollcall::cli {
 // does the work and puts the process's exit code (common/base/shutdown.h) into `exit_code`, which
 // outlives the parse.
 void AddTrainCommand(CLI::App& app, int& exit_code);
+void AddUpCommand(CLI::App& app, int& exit_code);
 void AddEvalCommand(CLI::App& app, int& exit_code);
 void AddDemoCommand(CLI::App& app, int& exit_code);
 void AddServeCommand(CLI::App& app, int& exit_code);
