@@ -2,7 +2,8 @@
 #   One library per folder; sources are listed by hand. The target is rollcall_<NAME>, used as rollcall::<NAME>.
 #   Without SRCS it is a header-only library.
 # rollcall_binary(NAME rollcall-generator SRCS main.cc DEPS rollcall::generator)
-#   The target rollcall_programs builds all of these and nothing else: what a run needs.
+#   The target rollcall_programs builds all of these and nothing else: what a run needs. Those named rollcall… are
+#   installed (Packaging.cmake).
 # rollcall_benchmark(NAME wire_bench SRCS a_bench.cc DEPS rollcall::wire)
 #   A Google Benchmark binary, built and run by `./rollcall bench`.
 # rollcall_test(NAME base_test SRCS a_test.cc DEPS rollcall::base [LABELS unit] [TIMEOUT seconds] [SERIAL] [ARGS …]
@@ -52,6 +53,10 @@ function(rollcall_binary)
   cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
   _rollcall_executable(${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS})
   add_dependencies(rollcall_programs ${ARG_NAME})
+  if(ARG_NAME MATCHES "^rollcall($|-)")
+    set_target_properties(${ARG_NAME} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib/rollcall")
+    install(TARGETS ${ARG_NAME} RUNTIME DESTINATION bin COMPONENT programs)
+  endif()
 endfunction()
 
 function(rollcall_benchmark)

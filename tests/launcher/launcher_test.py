@@ -12,7 +12,7 @@ import tempfile
 import unittest
 
 LAUNCHER = pathlib.Path(__file__).resolve().parents[2] / "rollcall"
-REAL_TOOLS = ("awk basename bash cat cmp cut dirname env flock grep head mkdir mktemp nproc readlink rm sed sort tail "
+REAL_TOOLS = ("awk basename bash cat chmod cmp cut dirname env flock grep head mkdir mktemp nproc readlink rm sed sort tail "
               "touch tr uname").split()
 
 
@@ -77,6 +77,26 @@ class LauncherTest(unittest.TestCase):
         self.assertRegex(packed, r"/build/release/bin \S+/torch out\.tar\.zst$")
         self.assertEqual(self.machine.run("bundle").returncode, 1)
         self.assertIn("usage: ./rollcall bundle OUT.tar.zst", self.machine.run("bundle", "out.zip").stderr)
+
+    def test_prometheus_is_fetched_for_a_run_beside_it_once(self):
+        fetch = self.machine.root / "deploy/prometheus/fetch.sh"
+        self.machine.stub(fetch, 'mkdir -p "$1/usr/bin"; touch "$1/usr/bin/prometheus"; chmod +x "$1/usr/bin/prometheus"')
+        for _ in range(2):
+            run = self.machine.run("up", "x.yaml")
+            self.assertEqual((run.returncode, run.stdout), (0, "binary got: up x.yaml\n"), run.stderr)
+        self.assertEqual(len(self.machine.called("fetch.sh")), 1)
+
+    def test_a_fetch_that_fails_leaves_the_word_to_the_program(self):
+        self.machine.stub(self.machine.root / "deploy/prometheus/fetch.sh", "exit 1")
+        run = self.machine.run("up", "x.yaml")
+        self.assertEqual((run.returncode, run.stdout), (0, "binary got: up x.yaml\n"), run.stderr)
+        self.assertIn("apt-get install prometheus", run.stderr)
+
+    def test_an_image_has_a_name_and_a_target(self):
+        for words in (("image",), ("image", "out.zip"), ("image", "out.tar", "tpu"), ("image", "out.tar", "cpu", "x")):
+            run = self.machine.run(*words)
+            self.assertEqual(run.returncode, 1)
+            self.assertIn("usage: ./rollcall image OUT.tar [cpu|cuda]", run.stderr)
 
     @unittest.skipUnless(os.geteuid() == 0, "only root installs without sudo")
     def test_installs_the_packages_that_are_missing_and_no_others(self):

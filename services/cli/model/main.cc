@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/build_info.h"
 #include "common/base/shutdown.h"
 #include "services/cli/inspect/inspect.h"
 #include "services/cli/model/init_model.h"
@@ -33,10 +34,16 @@ int Usage() {
   return rollcall::kExitUsage;
 }
 
+int TellVersion() {
+  std::cout << "rollcall-model " << rollcall::Version() << " (" << rollcall::BuildType() << ")\n";
+  return rollcall::kExitClean;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (!arguments.empty() && arguments[0] == "--version") return TellVersion();
   const auto command = arguments.empty() ? Commands().end() : Commands().find(arguments[0]);
   if (command == Commands().end()) return Usage();
   return command->second(std::span(arguments).subspan(1), std::cout, std::cerr);
