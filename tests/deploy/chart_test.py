@@ -24,7 +24,7 @@ from manifests import EXAMPLES, Manifests, matches
 
 BIN = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"])
 # The oldest that the chart admits, one between, and the newest that the validator knows.
-VERSIONS = ("1.27", "1.31", "1.34")
+VERSIONS = ("1.28", "1.31", "1.34")
 CUSTOM = ("cert-manager.io/", "monitoring.coreos.com/", "keda.sh/")
 PRE_STOP_SECONDS = 5
 
@@ -78,15 +78,13 @@ class ChartTest(unittest.TestCase):
             component = labels["app.kubernetes.io/component"]
             container = spec["containers"][0]
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
-            if component in config and component != "test":
-                section = config[component]
+            if section := manifests.section(component):
                 self.assertEqual(section["listen"], f"0.0.0.0:{ports['grpc']}")
                 self.assertEqual(section["metrics_listen"], f"0.0.0.0:{ports['metrics']}")
                 self.assertEqual(config["security"]["admin_listen"], f"0.0.0.0:{ports['admin']}")
-                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                    self.assertEqual(container[probe]["grpc"]["port"], ports["admin"])
-                    # What AdminServer answers for: the process, and the service as a whole.
-                    self.assertIn(container[probe]["grpc"].get("service", ""), ("", "live"))
+                # The names of health that AdminServer knows.
+                for probe, name in (("startupProbe", "live"), ("livenessProbe", "live"), ("readinessProbe", "ready")):
+                    self.assertEqual(container[probe]["grpc"], {"port": ports["admin"], "service": name})
             for service in manifests.kind("Service"):
                 if service["metadata"]["name"] == name:
                     for port in service["spec"]["ports"]:
@@ -133,6 +131,9 @@ class ChartTest(unittest.TestCase):
             mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
             for path in re.findall(r"/etc/rollcall/run\.yaml", " ".join(command)):
                 self.assertIn(path, mounts)
+            variables = {variable["name"] for variable in container.get("env", [])}
+            for variable in re.findall(r"\$\((\w+)\)", " ".join(command)):
+                self.assertIn(variable, variables)
 
     @for_each_example
     def test_every_mounted_volume_exists(self, manifests):
@@ -148,6 +149,31 @@ class ChartTest(unittest.TestCase):
             for volume in spec.get("volumes", []):
                 if "configMap" in volume:
                     manifests.named("ConfigMap", volume["configMap"]["name"])
+                if volume["name"] == "runs":
+                    claim = manifests.named("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+                    self.assertEqual(claim["spec"]["accessModes"], ["ReadWriteMany"])
+
+    @for_each_example
+    def test_each_rank_is_a_pod_that_knows_which_it_is(self, manifests):
+        learner = manifests.named("StatefulSet", "rollcall-learner")
+        config = manifests.config()["learner"]
+        ranks = config.get("ranks", 1)
+        self.assertEqual(learner["spec"]["replicas"], ranks)
+        container = learner["spec"]["template"]["spec"]["containers"][0]
+        if ranks == 1:
+            self.assertNotIn("rendezvous", config)
+            self.assertNotIn("learner.rank=$(ROLLCALL_RANK)", container["args"])
+            return
+        self.assertIn("learner.rank=$(ROLLCALL_RANK)", container["args"])
+        rank, = [v for v in container["env"] if v["name"] == "ROLLCALL_RANK"]
+        self.assertEqual(rank["valueFrom"]["fieldRef"]["fieldPath"], "metadata.labels['apps.kubernetes.io/pod-index']")
+        host, port = config["rendezvous"].rsplit(":", 1)
+        service = manifests.named("Service", learner["spec"]["serviceName"])
+        self.assertEqual(host, f"rollcall-learner-0.{service['metadata']['name']}.rollcall.svc")
+        self.assertIn({"name": "rendezvous", "containerPort": int(port)}, container["ports"])
+        # Ranks meet before any of them is ready.
+        self.assertIs(service["spec"]["publishNotReadyAddresses"], True)
+        self.assertEqual(learner["spec"]["podManagementPolicy"], "Parallel")
 
     @for_each_example
     def test_pods_are_restricted(self, manifests):
@@ -169,7 +195,7 @@ class ChartTest(unittest.TestCase):
     def test_grace_covers_the_drain(self, manifests):
         drain = manifests.config().get("rpc", {}).get("drain_timeout", 20)
         for name, labels, spec in manifests.workloads():
-            if labels["app.kubernetes.io/component"] in ("learner", "generator", "reward", "reference"):
+            if manifests.section(labels["app.kubernetes.io/component"]):
                 self.assertEqual(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"],
                                  ["sleep", str(PRE_STOP_SECONDS)])
                 self.assertGreater(spec["terminationGracePeriodSeconds"], PRE_STOP_SECONDS + drain, name)
@@ -185,7 +211,9 @@ class ChartTest(unittest.TestCase):
         for name, labels, spec in manifests.workloads():
             secret, = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
             component = labels["app.kubernetes.io/component"]
-            role = {"test": "operator"}.get(component, component.split("-")[0])
+            # A reward model serves as a verifier does.
+            role = "verifier" if component.startswith("reward-model") else component.split("-")[0]
+            role = {"test": "operator"}.get(role, role)
             self.assertIn(role, roles)
             if certificates:
                 self.assertEqual(certificates[secret]["spec"]["uris"],
@@ -200,8 +228,10 @@ class ChartTest(unittest.TestCase):
         components = {labels["app.kubernetes.io/component"]: spec for _, labels, spec in manifests.workloads()}
         expected = {("learner", role, ports[role]) for role, _ in manifests.addresses() if role in ports}
         for component, spec in components.items():
-            if component.startswith("verifier"):
+            if component.startswith(("verifier", "reward-model")):
                 expected.add(("reward", component, spec["containers"][0]["ports"][0]["containerPort"]))
+        if config["learner"].get("ranks", 1) > 1:
+            expected.add(("learner", "learner", None))  # any port: that of the rendezvous is only the first
         # Of `helm test`, whose pod Kustomize leaves out.
         if "test" in components:
             expected |= {("test", role, port) for role, port in ports.items() if role in components}
@@ -224,7 +254,7 @@ class ChartTest(unittest.TestCase):
                             for there in chosen(other["podSelector"]):
                                 for port in rule["ports"]:
                                     edge = (there, here) if direction == "Ingress" else (here, there)
-                                    found[direction].add((*edge, port["port"]))
+                                    found[direction].add((*edge, port.get("port")))
             if "ingress" not in spec and "egress" not in spec:
                 self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
                 denied |= set(chosen(spec["podSelector"]))

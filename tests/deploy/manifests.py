@@ -40,6 +40,14 @@ class Manifests:
     def config(self):
         return yaml.safe_load(self.config_text())
 
+    def section(self, component):
+        """The part of the configuration by which a component listens; None where it has none."""
+        config = self.config()
+        for verifier in config["reward"]["verifiers"]:
+            if component == "reward-model-" + verifier["name"].replace("_", "-"):
+                return verifier["reward_model"]
+        return config[component] if component in ("learner", "generator", "reward", "reference") else None
+
     def addresses(self):
         """(who is meant, "host:port") of every address that the configuration has."""
         config = self.config()
@@ -51,6 +59,8 @@ class Manifests:
         for verifier in config["reward"]["verifiers"]:
             if "remote" in verifier:
                 yield "verifier", verifier["remote"]["address"]
+            if "reward_model" in verifier:
+                yield "reward-model", verifier["reward_model"]["address"]
 
 
 def matches(selector, labels):

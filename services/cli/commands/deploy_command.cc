@@ -31,6 +31,12 @@ void ClearWhatTheChartSets(v1::RunConfig* config) {
   config->mutable_reward()->clear_listen();
   config->mutable_reward()->clear_metrics_listen();
   config->mutable_reward()->clear_address();
+  for (v1::VerifierConfig& verifier : *config->mutable_reward()->mutable_verifiers()) {
+    if (!verifier.has_reward_model()) continue;
+    verifier.mutable_reward_model()->clear_listen();
+    verifier.mutable_reward_model()->clear_metrics_listen();
+    verifier.mutable_reward_model()->clear_address();
+  }
   config->mutable_reference()->clear_listen();
   config->mutable_reference()->clear_metrics_listen();
   config->mutable_reference()->clear_addresses();
@@ -60,8 +66,9 @@ std::string ChartValues(const v1::RunConfig& config) {
                       ", gpus: ", gpus, ", terminationGracePeriodSeconds: ", grace, "}\n",
                       "reference: {enabled: ", refers ? "true" : "false", ", gpus: ", gpus,
                       ", terminationGracePeriodSeconds: ", grace, "}\n",
-                      "reward: {terminationGracePeriodSeconds: ", grace, "}\n", "run:\n",
-                      AsSection(config::FormatYaml(run)));
+                      "reward: {terminationGracePeriodSeconds: ", grace, "}\n",
+                      "rewardModel: {gpus: ", gpus, ", terminationGracePeriodSeconds: ", grace,
+                      "}\n", "run:\n", AsSection(config::FormatYaml(run)));
 }
 
 absl::Status Render(const std::string& path, const std::vector<std::string>& sets) {

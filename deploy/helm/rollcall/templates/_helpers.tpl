@@ -52,6 +52,30 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ index $root.Values.tls.secrets $role | default (printf "%s-tls" (include "rollcall.name" (list $root $role))) }}
 {{- end }}
 
+{{- /* Processes that train together: run.learner.ranks. */ -}}
+{{- define "rollcall.ranks" -}}
+{{- $learner := .Values.run.learner | default dict }}{{ max 1 (int ($learner.ranks | default 1)) }}
+{{- end }}
+
+{{- /* Host of rank 0, whom operators ask and where ranks find each other. */ -}}
+{{- define "rollcall.learnerHost" -}}
+{{ include "rollcall.name" (list . "learner") }}-0.{{ include "rollcall.host" (list . "learner") }}
+{{- end }}
+
+{{- /* Names of the verifiers that are reward models whose server this release runs, as a JSON list under "names". */ -}}
+{{- define "rollcall.rewardModels" -}}
+{{- $names := list }}
+{{- range $verifier := (.Values.run.reward | default dict).verifiers }}
+{{- if and $verifier.reward_model (not $verifier.reward_model.address) }}{{ $names = append $names $verifier.name }}{{ end }}
+{{- end }}
+{{- dict "names" $names | toJson }}
+{{- end }}
+
+{{- /* Component of a reward model: its verifier's name in the letters that Kubernetes takes. */ -}}
+{{- define "rollcall.rewardModel" -}}
+reward-model-{{ . | replace "_" "-" }}
+{{- end }}
+
 {{- /* The run's configuration with what the chart knows. */ -}}
 {{- define "rollcall.config" -}}
 {{- $run := tpl (toYaml .Values.run) . | fromYaml }}
@@ -69,12 +93,22 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- end }}
 {{- $metrics := "0.0.0.0:9090" }}
+{{- $models := (include "rollcall.rewardModels" . | fromJson).names }}
+{{- range $verifier := ($run.reward | default dict).verifiers }}
+{{- if has $verifier.name $models }}
+{{- $host := include "rollcall.host" (list $ (include "rollcall.rewardModel" $verifier.name)) }}
+{{- $_ := set $verifier "reward_model" (merge (dict "listen" "0.0.0.0:7404" "metrics_listen" $metrics "address" (printf "%s:7404" $host)) $verifier.reward_model) }}
+{{- end }}
+{{- end }}
 {{- $own := dict
   "learner" (dict "listen" "0.0.0.0:7400" "metrics_listen" $metrics)
   "generator" (dict "listen" "0.0.0.0:7401" "metrics_listen" $metrics "addresses" $generators "wait_for_weights" true)
   "reward" (dict "listen" "0.0.0.0:7402" "metrics_listen" $metrics "address" (printf "%s:7402" (include "rollcall.host" (list . "reward"))))
   "reference" (dict "listen" "0.0.0.0:7403" "metrics_listen" $metrics "addresses" $references)
   "security" (dict "admin_listen" "0.0.0.0:7410") }}
+{{- if gt (int (include "rollcall.ranks" .)) 1 }}
+{{- $_ := set $own.learner "rendezvous" (printf "%s:7405" (include "rollcall.learnerHost" .)) }}
+{{- end }}
 {{- if .Values.tls.enabled }}
 {{- $tls := dict "certificate" "/etc/rollcall/tls/tls.crt" "private_key" "/etc/rollcall/tls/tls.key" "trust_roots" "/etc/rollcall/tls/ca.crt" "trust_domain" .Values.tls.trustDomain }}
 {{- $_ := merge $own.security $tls }}
@@ -116,10 +150,22 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* The pod template of one of our services: (list $ component port). Learner and generator hold GPUs the same way. */ -}}
+{{- /*
+The pod template of one of our services: a dict of
+  root       $
+  component  of the labels: "learner", "reward-model-quality"
+  port       of gRPC
+  section    of the values; the component where it is not given
+  binary     the same
+  args       beyond the configuration
+  role       whose certificate it has; the component where it is not given
+Those with GPUs hold them the same way.
+*/ -}}
 {{- define "rollcall.podTemplate" -}}
-{{- $root := index . 0 }}{{ $component := index . 1 }}{{ $port := index . 2 }}
-{{- $values := index $root.Values $component }}
+{{- $root := .root }}{{ $component := .component }}{{ $port := .port }}
+{{- $values := index $root.Values (.section | default $component) }}
+{{- $role := .role | default $component }}
+{{- $ranks := and (eq $component "learner") (gt (int (include "rollcall.ranks" $root)) 1) }}
 metadata:
   labels:
     {{- include "rollcall.labels" $root | nindent 4 }}
@@ -155,10 +201,14 @@ spec:
     - name: {{ $component }}
       image: {{ include "rollcall.image" $root }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-      command: [rollcall-{{ $component }}]
-      args: [--config, /etc/rollcall/run.yaml]
+      command: [rollcall-{{ .binary | default $component }}]
+      args: {{ concat (list "--config" "/etc/rollcall/run.yaml") (.args | default list) | toJson }}
       env:
         - {name: HOME, value: /tmp}
+        {{- if $ranks }}
+        # The pod's ordinal.
+        - {name: ROLLCALL_RANK, valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}}
+        {{- end }}
         {{- if gt (int ($values.gpus | default 0)) 0 }}
         {{- with $root.Values.ncclEnv }}{{ toYaml . | nindent 8 }}{{ end }}
         {{- end }}
@@ -167,10 +217,14 @@ spec:
         - {name: grpc, containerPort: {{ $port }}}
         - {name: admin, containerPort: 7410}
         - {name: metrics, containerPort: 9090}
-      # Live: the process answers, also while it loads. Ready: it serves; a generator once it holds weights.
+        {{- if $ranks }}
+        - {name: rendezvous, containerPort: 7405}
+        {{- end }}
+      # Live: it answers, also while it loads, and waiting work has not stood still for rpc.progress_timeout. Ready: it
+      # serves; a generator once it holds weights, a learner once its model is loaded.
       startupProbe: {grpc: {port: 7410, service: live}, periodSeconds: 2, failureThreshold: 60}
-      livenessProbe: {grpc: {port: 7410, service: live}, periodSeconds: 20, timeoutSeconds: 10, failureThreshold: 6}
-      readinessProbe: {grpc: {port: 7410}, periodSeconds: 5, timeoutSeconds: 5}
+      livenessProbe: {grpc: {port: 7410, service: live}, periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 3}
+      readinessProbe: {grpc: {port: 7410, service: ready}, periodSeconds: 5, timeoutSeconds: 5}
       # Endpoints forget the pod before it stops taking calls.
       lifecycle: {preStop: {exec: {command: [sleep, "5"]}}}
       resources: {{- include "rollcall.resources" $values | nindent 8 }}
@@ -199,9 +253,12 @@ spec:
   volumes:
     - {name: config, configMap: {name: {{ include "rollcall.name" (list $root "config") }}}}
     {{- if $root.Values.tls.enabled }}
-    - {name: tls, secret: {secretName: {{ include "rollcall.tlsSecret" (list $root $component) }}, defaultMode: 0440}}
+    - {name: tls, secret: {secretName: {{ include "rollcall.tlsSecret" (list $root $role) }}, defaultMode: 0440}}
     {{- end }}
     - {name: tmp, emptyDir: {}}
+    {{- if $ranks }}
+    - {name: runs, persistentVolumeClaim: {claimName: {{ include "rollcall.name" (list $root "runs") }}}}
+    {{- end }}
     {{- if ne $component "reward" }}
     - name: models
       {{- if $root.Values.models.volume }}{{ toYaml $root.Values.models.volume | nindent 6 }}{{ else }}
