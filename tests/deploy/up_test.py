@@ -45,8 +45,7 @@ class Up:
 
     def __exit__(self, *_):
         if self._child.poll() is None:
-            self._child.kill()
-        self._child.wait()
+            self.interrupt()
         self._child.stdout.close()
 
     def interrupt(self):
