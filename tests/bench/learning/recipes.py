@@ -119,8 +119,9 @@ RECORDED = [
     Recorded(name="reward_model", stage="reward_model", prompts=1024, epochs=3, lr=1e-3),
     Recorded(name="cups_rft", task="cups", stage="sft", data="verified", epochs=2, lr=3e-4),
     Recorded(name="cups_dpo", task="cups", epochs=3, preference="beta: 0.1"),
-    Recorded(name="cups_simpo", task="cups", stage="simpo", epochs=3, preference="beta: 2, target_margin: 0.5"),
-    Recorded(name="cups_orpo", task="cups", stage="orpo", epochs=3, lr=3e-4, preference="beta: 1",
+    Recorded(name="cups_simpo", task="cups", stage="simpo", epochs=3, preference="beta: 2, target_margin: 0.5",
+             least_gain=0.1),
+    Recorded(name="cups_orpo", task="cups", stage="orpo", epochs=6, lr=3e-4, preference="beta: 1",
              least_gain=0.1),
     Recorded(name="cups_kto", task="cups", stage="kto", data="labelled", epochs=2, lr=3e-4, preference="beta: 0.1"),
 ]
