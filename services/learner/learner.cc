@@ -418,14 +418,7 @@ void Learner::Report(uint64_t step, const StepValues& values) {
 }
 
 absl::Status Learner::CheckNotFenced() const {
-  ROLLCALL_ASSIGN_OR_RETURN(const v1::LineageRecord now, ReadLineage(run_dir_));
-  if (now.run_id() == identity_.run_id && now.lineage() == identity_.lineage) {
-    return absl::OkStatus();
-  }
-  return absl::FailedPreconditionError(
-      absl::StrCat(run_dir_, ": lineage ", now.lineage(), " of run ", now.run_id(),
-                   " has been opened since; this learner (lineage ", identity_.lineage,
-                   ") must not write any more"));
+  return CheckNewestLineage(run_dir_, identity_.run_id, identity_.lineage);
 }
 
 absl::Status Learner::SaveCheckpoint() {

@@ -45,7 +45,7 @@ class MetricsPageTest(unittest.TestCase):
             self.assertNotRegex(name, r"(_ms|_millis|_micros|_minutes|_kb|_mb|_percent)(_|$)", name)
             self.assertTrue(text.endswith("."), f"{name}: {text}")
             if kind == "histogram":
-                self.assertRegex(name, r"_(seconds|bytes|tokens)$")
+                self.assertRegex(name, r"_(seconds|bytes|tokens|steps)$")
 
 
 class RulesTest(unittest.TestCase):

@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "services/cli/up/monitoring_plan.h"
 #include "services/cli/up/prometheus.h"
@@ -87,7 +90,8 @@ TEST(PrometheusRulesTest, AreThoseOfTheSources) {
 }
 
 TEST(PrometheusBinary, IsWhereItIsSaidToBe) {
-  const std::string path = testing::TempDir() + "a_prometheus";
+  const std::string path = absl::StrCat(testing::TempDir(), "a_prometheus_", ::getpid());
+  std::remove(path.c_str());
   EXPECT_THAT(Prometheus::FindBinary(path).status().message(), HasSubstr("is no program"));
   std::ofstream(path) << "#!/bin/sh\nexit 3\n";
   ::chmod(path.c_str(), 0755);

@@ -61,4 +61,13 @@ absl::StatusOr<v1::LineageRecord> OpenLineage(const std::string& run_folder,
   return record;
 }
 
+absl::Status CheckNewestLineage(const std::string& run_folder, const std::string& run_id,
+                                uint64_t lineage) {
+  ROLLCALL_ASSIGN_OR_RETURN(const v1::LineageRecord now, ReadLineage(run_folder));
+  if (now.run_id() == run_id && now.lineage() == lineage) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      run_folder, ": lineage ", now.lineage(), " of run ", now.run_id(),
+      " has been opened since; this learner (lineage ", lineage, ") must not write any more"));
+}
+
 }  // namespace rollcall::learner

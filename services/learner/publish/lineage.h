@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "rollcall/v1/checkpoint.pb.h"
@@ -19,5 +21,10 @@ absl::StatusOr<v1::LineageRecord> OpenLineage(const std::string& run_folder,
 
 // The record as it is, without opening anything. NOT_FOUND: the run never started.
 absl::StatusOr<v1::LineageRecord> ReadLineage(const std::string& run_folder);
+
+// Whether `lineage` of `run_id` is still the newest start of its run; FAILED_PRECONDITION where
+// another has been opened since, and this one must not write any more.
+absl::Status CheckNewestLineage(const std::string& run_folder, const std::string& run_id,
+                                uint64_t lineage);
 
 }  // namespace rollcall::learner

@@ -67,6 +67,7 @@ TEST(Recipes, EachLoadsAndTakesTwoSteps) {
     auto config = config::LoadRunConfig(path, sets);
     ASSERT_TRUE(config.ok()) << config.status();
     stages.insert(config->stage());
+    if (config->stage() == v1::STAGE_RLAIF) continue;  // a chain of the other stages
     if (config->stage() != v1::STAGE_RL) {
       config->mutable_learner()->mutable_optimizer()->set_warmup_steps(0);
       const auto trainer = testing::NewTrainer(*config, InitialModel(config->stage()));

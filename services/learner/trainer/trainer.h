@@ -126,10 +126,10 @@ class Trainer {
   // The same for the critic, which there must be: a value model that learner.critic.path may name.
   absl::Status ExportCritic(const std::string& folder) const;
 
-  // Writes all that a later LoadState needs into `folder`, which exists: model/,
-  // or adapter/, optimizer.safetensors and the ExtraStateFiles, the same for any number of ranks. The caller makes
-  // the folder appear as a whole (CheckpointStore). Collective: rank 0 writes, the others call
-  // HandOverState meanwhile.
+  // Writes all that a later LoadState needs into `folder`, which exists: model/ or adapter/,
+  // optimizer.safetensors and the ExtraStateFiles, the same for any number of ranks. The caller
+  // makes the folder appear as a whole (CheckpointStore). Collective: rank 0 writes, the others
+  // call HandOverState meanwhile.
   absl::Status SaveState(const std::string& folder) const;
   absl::Status HandOverState() const;
   // Names of the files that a critic and a refreshed reference have in a checkpoint's folder.
@@ -139,9 +139,9 @@ class Trainer {
   absl::Status FillRecord(v1::LearnerCheckpoint& record) const;
   // Goes on from what SaveState wrote, bit for bit, and from `record`'s counters. INVALID_ARGUMENT,
   // NOT_FOUND…: the folder is damaged or of another model; FAILED_PRECONDITION: its adapter is of
-  // another base, or one where none is trained, or the other way round. An error in reading or checking the
-  // policy's files leaves it as it was; DATA_LOSS, when the weights turn out to be others than the
-  // record's manifest hash says, does not, nor does a damaged file of a companion.
+  // another base, or one where none is trained, or the other way round. An error in reading or
+  // checking the policy's files leaves it as it was; DATA_LOSS, when the weights turn out to be
+  // others than the record's manifest hash says, does not, nor does a companion's damaged file.
   absl::Status LoadState(const std::string& folder, const v1::LearnerCheckpoint& record);
 
   // Makes the state of every rank that of rank 0, before the first step. `loaded_from`: the folder
@@ -199,8 +199,7 @@ class Trainer {
   BatchRequirements Requirements() const;
   // Collective, as the largest gap of all ranks is judged.
   absl::Status JudgeGap();
-  // PolicyVersion.manifest_hash of the present weights.
-  absl::StatusOr<std::string> ManifestHash() const;
+  absl::StatusOr<std::string> ManifestHash() const;  // PolicyVersion's, of the present weights
   absl::Status CheckKind(const std::string& folder) const;
   absl::Status LoadWeights(const std::string& folder);
   absl::Status LoadCompanions(const std::string& folder);
@@ -219,8 +218,7 @@ class Trainer {
   const v1::RunConfig config_;
   const bool supervised_;
   const Objective objective_;
-  // Of stages dpo, simpo, orpo and kto; else unset.
-  const std::optional<PreferenceObjective> preferences_;
+  const std::optional<PreferenceObjective> preferences_;  // of dpo, simpo, orpo and kto
   const double temperature_;
   ProcessGroup* const group_;
   Clock* const clock_;
@@ -246,7 +244,6 @@ class Trainer {
   // The critic's values before its first update; empty without one.
   Critic::Columns old_values_;
   absl::Duration forward_time_, backward_time_, optimizer_time_, critic_time_;
-
   std::function<void()> on_forward_;  // may be empty
 };
 
