@@ -23,7 +23,8 @@ struct GlooOptions {
 
 // Joins the process group of `size` ranks over c10d's Gloo: TCP between every two of them, in plain
 // text, on this machine's address towards the rendezvous (for a loopback one on loopback alone).
-// Blocks until all are there. Tensors of a GPU go through host memory.
+// Blocks until all are there. Tensors of a GPU go through host memory. The process must ignore
+// SIGPIPE (Shutdown does): Gloo writes to connections whose other end may have died.
 //
 // A rank that dies is noticed as its connections close, at once; one that hangs, or whose machine is
 // gone, after `timeout`. INVALID_ARGUMENT: the rendezvous is no host:port. UNAVAILABLE, IsPeerLost:

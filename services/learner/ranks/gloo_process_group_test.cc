@@ -117,8 +117,9 @@ TEST(FlatShards, CutsAtMultiplesOfSixteen) {
 TEST(GlooProcessGroup, ADeadRankIsNamedByTheOthersAtOnce) {
   const auto results = RunRanks(3, [](ProcessGroup& group) -> std::string {
     const absl::Time start = absl::Now();
+    // Once this has an answer all are connected.
+    absl::Status status = group.AllGather("here").status();
     if (group.rank() == 1) raise(SIGKILL);
-    absl::Status status;
     while (status.ok()) status = group.AllGather("step").status();
     // Later calls fail as well, without waiting.
     const bool again = IsPeerLost(group.AllGather("more").status());
@@ -127,6 +128,8 @@ TEST(GlooProcessGroup, ADeadRankIsNamedByTheOthersAtOnce) {
   });
   ASSERT_EQ(results.size(), 3u);
   EXPECT_EQ(results[1].signal, SIGKILL);
+  EXPECT_EQ(results[0].signal, 0);
+  EXPECT_EQ(results[2].signal, 0);
   EXPECT_THAT(results[0].returned,
               AllOf(HasSubstr("rank 0 of 3 lost rank"), HasSubstr("; lost; soon")));
   EXPECT_THAT(results[2].returned,

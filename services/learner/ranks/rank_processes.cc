@@ -69,6 +69,7 @@ std::vector<RankResult> RunRanks(int ranks, const std::function<std::string(Proc
     const pid_t child = fork();
     if (child == 0) {
       close(ends[0]);
+      signal(SIGPIPE, SIG_IGN);  // as Shutdown does for a service
       options.rank = rank;
       WriteAll(ends[1], RunRank(options, body));
       _exit(0);
