@@ -90,8 +90,9 @@ class LearnerTest(unittest.TestCase):
 
     def test_a_run_is_watched_paused_saved_resumed_and_stopped(self):
         process, metrics = self.start_run(steps=100000)
-        serving = health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
-        self.assertEqual(serving.status, health_pb2.HealthCheckResponse.SERVING)
+        health = health_pb2_grpc.HealthStub(self.channel)
+        await_condition(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S).status
+                        == health_pb2.HealthCheckResponse.SERVING, "the learner never served")
         self.assertIn("rollcall.v1.Learner", listed_services(process))
 
         watched = self.watch()

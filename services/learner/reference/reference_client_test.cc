@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "services/learner/reference/reference_logprobs.h"
 #include "services/learner/rollout/fake_services.h"
 
@@ -22,8 +23,9 @@ class Reference final : public v1::LogProb::Service {
  public:
   grpc::Status Score(grpc::ServerContext* context, const v1::LogProbRequest* request,
                      v1::LogProbResponse* response) override {
+    if (other_ != nullptr) other_->called_.WaitForNotificationWithTimeout(absl::Seconds(30));
     absl::MutexLock lock(&mutex_);
-    ++calls_;
+    if (++calls_ == 1) called_.Notify();
     if (failures_ > 0) {
       --failures_;
       return failure_;
@@ -54,6 +56,8 @@ class Reference final : public v1::LogProb::Service {
     failures_ = times;
     failure_ = std::move(with);
   }
+  // Answers nothing before `other` is asked too. Before the first call.
+  void AwaitCallOf(Reference& other) { other_ = &other; }
   void Hang() {
     absl::MutexLock lock(&mutex_);
     hangs_ = true;
@@ -76,6 +80,8 @@ class Reference final : public v1::LogProb::Service {
   }
 
  private:
+  Reference* other_ = nullptr;
+  absl::Notification called_;
   absl::Mutex mutex_;
   int calls_ = 0, sequences_ = 0, failures_ = 0;
   bool hangs_ = false, garbage_ = false;
@@ -130,6 +136,7 @@ TEST_F(ReferenceClientTest, ScoresEverySequenceInOrder) {
 
 TEST_F(ReferenceClientTest, SeveralReferencesShareTheWorkAndStandInForEachOther) {
   const TrainBatch batch = Batch(640);
+  first_.AwaitCallOf(second_);
   ASSERT_TRUE(Client(2)->Score(Pointers(batch)).ok());
   EXPECT_EQ(first_.sequences() + second_.sequences(), 640);
   EXPECT_GT(second_.sequences(), 0);
