@@ -5,10 +5,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -51,21 +53,35 @@ std::vector<std::string> Candidates() {
   return found;
 }
 
-// Whether a TCP connection to the address is taken.
-bool Answers(const rpc::Address& address) {
+// A TCP connection to the address; not open where nobody listens.
+FileDescriptor Connect(const rpc::Address& address) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
   if (::getaddrinfo(address.host.c_str(), absl::StrCat(address.port).c_str(), &hints, &list) != 0) {
-    return false;
+    return {};
   }
-  bool answers = false;
-  for (const addrinfo* one = list; one != nullptr && !answers; one = one->ai_next) {
-    const FileDescriptor fd(::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    answers = ::connect(fd.get(), one->ai_addr, one->ai_addrlen) == 0;
+  FileDescriptor connected;
+  for (const addrinfo* one = list; one != nullptr && !connected.is_open(); one = one->ai_next) {
+    FileDescriptor fd(::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::connect(fd.get(), one->ai_addr, one->ai_addrlen) == 0) connected = std::move(fd);
   }
   ::freeaddrinfo(list);
-  return answers;
+  return connected;
+}
+
+// Whether Prometheus answers queries there: it listens before it has opened its data.
+bool IsReady(const rpc::Address& address) {
+  const FileDescriptor fd = Connect(address);
+  constexpr std::string_view kQuestion = "GET /-/ready HTTP/1.0\r\n\r\n";
+  if (!fd.is_open() || ::send(fd.get(), kQuestion.data(), kQuestion.size(), MSG_NOSIGNAL) < 0) {
+    return false;
+  }
+  const timeval patience = {.tv_sec = 1, .tv_usec = 0};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  char status[12] = {};  // "HTTP/1.0 200"
+  const ssize_t count = ::recv(fd.get(), status, sizeof(status), MSG_WAITALL);
+  return count == sizeof(status) && std::string_view(status, sizeof(status)).ends_with(" 200");
 }
 
 std::string LastLines(const std::string& path) {
@@ -83,11 +99,11 @@ absl::StatusOr<std::string> ListenAddress(const std::string& wanted) {
     if (address.is_unix() || address.port == 0) {
       return absl::InvalidArgumentError("--listen: expected host:port, got " + wanted);
     }
-    if (Answers(address)) return absl::FailedPreconditionError(wanted + " is taken");
+    if (Connect(address).is_open()) return absl::FailedPreconditionError(wanted + " is taken");
     return wanted;
   }
   const rpc::Address usual{.unix_path = "", .host = "127.0.0.1", .port = kUsualPort};
-  if (!Answers(usual)) return usual.ToString();
+  if (!Connect(usual).is_open()) return usual.ToString();
   ROLLCALL_ASSIGN_OR_RETURN(const uint16_t port, FindFreePorts(1));
   return absl::StrCat("127.0.0.1:", port);
 }
@@ -131,14 +147,14 @@ absl::StatusOr<std::unique_ptr<Prometheus>> Prometheus::Start(const Options& opt
                            .cores = {}}));
   auto started = std::unique_ptr<Prometheus>(
       new Prometheus(std::move(child), std::move(address), std::move(log_path)));
-  ROLLCALL_RETURN_IF_ERROR(started->AwaitListening());
+  ROLLCALL_RETURN_IF_ERROR(started->AwaitReady());
   return started;
 }
 
-absl::Status Prometheus::AwaitListening() {
+absl::Status Prometheus::AwaitReady() {
   ROLLCALL_ASSIGN_OR_RETURN(const rpc::Address address, rpc::ParseAddress(address_));
   const absl::Time deadline = absl::Now() + kStartTimeout;
-  while (!Answers(address)) {
+  while (!IsReady(address)) {
     if (const std::optional<ChildExit> ended = Ended()) {
       return absl::FailedPreconditionError(absl::StrCat("prometheus ended with ", ended->Describe(),
                                                         "; the end of its log ", log_path_, ":\n",
@@ -146,7 +162,7 @@ absl::Status Prometheus::AwaitListening() {
     }
     if (absl::Now() > deadline) {
       return absl::DeadlineExceededError(
-          absl::StrCat("prometheus does not listen on ", address_, "; log: ", log_path_));
+          absl::StrCat("prometheus is not ready on ", address_, "; log: ", log_path_));
     }
     pollfd exit{child_->exit_fd(), POLLIN, 0};
     ::poll(&exit, 1, static_cast<int>(absl::ToInt64Milliseconds(kTick)));

@@ -47,7 +47,7 @@ class Prometheus {
   Prometheus(std::unique_ptr<ChildProcess> child, std::string address, std::string log_path)
       : child_(std::move(child)), address_(std::move(address)), log_path_(std::move(log_path)) {}
 
-  absl::Status AwaitListening();
+  absl::Status AwaitReady();
 
   const std::unique_ptr<ChildProcess> child_;
   const std::string address_;
