@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <thread>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "common/base/status.h"
+#include "common/rpc/retry_after.h"
 #include "common/rpc/status_conversion.h"
+#include "services/learner/reference/log_prob_answer.h"
 #include "services/learner/reference/reference_cache.h"
 #include "services/learner/rollout/retry.h"
 
@@ -21,42 +20,6 @@ namespace {
 // enough that several references find something to share.
 constexpr size_t kCallSequences = 64;
 constexpr size_t kCallTokens = size_t{1} << 18;
-
-absl::Status CheckAnswer(const v1::LogProbRequest& request, const v1::LogProbResponse& response) {
-  if (response.sequences_size() != request.sequences_size()) {
-    return absl::InternalError(absl::StrCat("sequences: must be ", request.sequences_size(),
-                                            ", got ", response.sequences_size()));
-  }
-  for (int i = 0; i < request.sequences_size(); ++i) {
-    const auto& logprobs = response.sequences(i).logprobs();
-    const int tokens =
-        request.sequences(i).token_ids_size() - static_cast<int>(request.sequences(i).score_from());
-    if (logprobs.size() != tokens) {
-      return absl::InternalError(
-          absl::StrCat("sequences[", i, "].logprobs: must be ", tokens, ", got ", logprobs.size()));
-    }
-    for (const float logprob : logprobs) {
-      if (!std::isfinite(logprob) || logprob > 0) {
-        return absl::InternalError(
-            absl::StrCat("sequences[", i, "].logprobs: must be finite and <= 0, got ", logprob));
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Duration RetryAfter(const grpc::ClientContext& context) {
-  const auto& trailers = context.GetServerTrailingMetadata();
-  const auto found = trailers.find("retry-after-ms");
-  int64_t milliseconds = 0;
-  if (found == trailers.end() ||
-      !absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()),
-                        &milliseconds) ||
-      milliseconds < 0) {
-    return Backoff(1, std::nullopt);
-  }
-  return Backoff(1, absl::Milliseconds(milliseconds));
-}
 
 }  // namespace
 
@@ -117,17 +80,19 @@ absl::Status ReferenceClient::ScorePart(std::span<const TrainSequence* const> se
   v1::LogProbRequest request;
   request.set_temperature(1);
   request.set_manifest_hash(manifest_hash_);
+  std::vector<size_t> tokens;
   for (const TrainSequence* sequence : sequences) {
-    v1::TokenSequence* tokens = request.add_sequences();
-    tokens->mutable_token_ids()->Add(sequence->token_ids.begin(), sequence->token_ids.end());
-    tokens->set_score_from(static_cast<uint32_t>(FirstScored(*sequence)));
+    v1::TokenSequence* asked = request.add_sequences();
+    asked->mutable_token_ids()->Add(sequence->token_ids.begin(), sequence->token_ids.end());
+    asked->set_score_from(static_cast<uint32_t>(FirstScored(*sequence)));
+    tokens.push_back(sequence->token_ids.size() - FirstScored(*sequence));
   }
   const absl::Time give_up = clock_->Now() + options_.stall_timeout;
   for (uint32_t failures = 0;; peer = (peer + 1) % peers_.size()) {
     v1::LogProbResponse response;
     absl::Duration pause;
     absl::Status status = Call(peer, request, response, &pause);
-    if (status.ok()) status = CheckAnswer(request, response);
+    if (status.ok()) status = CheckLogProbs(response, tokens);
     if (status.ok()) {
       for (size_t i = 0; i < sequences.size(); ++i) {
         const auto& answer = response.sequences(static_cast<int>(i)).logprobs();
@@ -165,7 +130,7 @@ absl::Status ReferenceClient::Call(size_t peer, const v1::LogProbRequest& reques
   if (cancelled_) return absl::CancelledError("stopped");
   // A reference that was cut off while it answered is a fault like any other.
   if (absl::IsCancelled(status)) return absl::UnavailableError(status.message());
-  if (!status.ok()) *retry_after = RetryAfter(context);
+  if (!status.ok()) *retry_after = Backoff(1, rpc::RetryAfter(context));
   return status;
 }
 

@@ -2,9 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "common/rpc/retry_after.h"
 #include "common/rpc/status_conversion.h"
 
 namespace rollcall::learner {
@@ -13,15 +12,7 @@ namespace {
 CallOutcome OutcomeOf(const grpc::Status& status, const grpc::ClientContext& context) {
   CallOutcome outcome{.status = rpc::FromGrpc(status), .retry_after = std::nullopt};
   if (status.ok()) return outcome;
-  const auto& trailers = context.GetServerTrailingMetadata();
-  const auto found = trailers.find("retry-after-ms");
-  int64_t milliseconds = 0;
-  if (found != trailers.end() &&
-      absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()),
-                       &milliseconds) &&
-      milliseconds >= 0) {
-    outcome.retry_after = absl::Milliseconds(milliseconds);
-  }
+  outcome.retry_after = rpc::RetryAfter(context);
   return outcome;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/wire/sha256.h"
+#include "services/learner/reference/log_prob_answer.h"
 
 namespace rollcall::learner {
 namespace {
@@ -273,23 +274,13 @@ GroupRun::Actions GroupRun::OnReferenceDone(const CallOutcome& outcome,
 }
 
 absl::Status GroupRun::KeepReference(const v1::LogProbResponse& response) {
-  if (response.sequences_size() != static_cast<int>(spec_.num_samples)) {
-    return absl::InternalError(absl::StrCat("sequences: must be ", spec_.num_samples, ", got ",
-                                            response.sequences_size()));
+  std::vector<size_t> tokens;
+  for (const GroupAssembly::Sample& sample : assembly_.samples()) {
+    tokens.push_back(sample.token_ids.size());
   }
-  for (uint32_t i = 0; i < spec_.num_samples; ++i) {
+  ROLLCALL_RETURN_IF_ERROR(CheckLogProbs(response, tokens));
+  for (size_t i = 0; i < tokens.size(); ++i) {
     const auto& logprobs = response.sequences(static_cast<int>(i)).logprobs();
-    const size_t tokens = assembly_.samples()[i].token_ids.size();
-    if (static_cast<size_t>(logprobs.size()) != tokens) {
-      return absl::InternalError(
-          absl::StrCat("sequences[", i, "].logprobs: must be ", tokens, ", got ", logprobs.size()));
-    }
-    for (const float logprob : logprobs) {
-      if (!std::isfinite(logprob) || logprob > 0) {
-        return absl::InternalError(
-            absl::StrCat("sequences[", i, "].logprobs: must be finite and <= 0, got ", logprob));
-      }
-    }
     reference_[i].assign(logprobs.begin(), logprobs.end());
   }
   return absl::OkStatus();
