@@ -8,6 +8,7 @@
 #include "common/base/logging.h"
 #include "common/base/status.h"
 #include "common/config/algorithm_presets.h"
+#include "common/config/sampling_request.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status_conversion.h"
 #include "rollcall/v1/verifier.grpc.pb.h"
@@ -200,24 +201,13 @@ absl::Status RolloutStack::AwaitGenerators(absl::Time deadline) {
 }
 
 GroupSpec RolloutStack::SpecOf(uint32_t samples, float temperature) const {
-  const v1::SamplingSection& sampling = config_.sampling();
   GroupSpec spec;
   spec.run_seed = config_.seed();
   spec.with_score = with_reward_;
   spec.num_samples = samples;
+  spec.sampling = config::SamplingParamsOf(config_.sampling());
   spec.sampling.set_temperature(temperature);
-  spec.sampling.set_top_k(sampling.top_k());
-  spec.sampling.set_top_p(sampling.top_p());
-  spec.sampling.set_min_p(sampling.min_p());
-  spec.sampling.set_max_tokens(sampling.max_tokens());
-  spec.sampling.set_min_tokens(sampling.min_tokens());
-  spec.sampling.set_repetition_penalty(sampling.repetition_penalty());
-  spec.sampling.set_presence_penalty(sampling.presence_penalty());
-  spec.sampling.set_frequency_penalty(sampling.frequency_penalty());
-  spec.sampling.set_no_repeat_ngram_size(sampling.no_repeat_ngram_size());
-  *spec.stop.mutable_token_ids() = sampling.stop_token_ids();
-  *spec.stop.mutable_strings() = sampling.stop();
-  spec.stop.set_ignore_eos(sampling.ignore_eos());
+  spec.stop = config::StopConditionsOf(config_.sampling());
   return spec;
 }
 

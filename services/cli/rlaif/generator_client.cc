@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/status.h"
+#include "common/config/sampling_request.h"
 #include "common/rpc/health.h"
 #include "common/rpc/status_conversion.h"
 
@@ -193,20 +194,8 @@ v1::GenerateRequest SampleRequestOf(const v1::SamplingSection& sampling,
   request.mutable_key()->set_group_id(group_id);
   request.mutable_prompt_token_ids()->Add(prompt.begin(), prompt.end());
   request.set_num_samples(samples);
-  v1::SamplingParams& params = *request.mutable_sampling();
-  params.set_temperature(sampling.temperature());
-  params.set_top_k(sampling.top_k());
-  params.set_top_p(sampling.top_p());
-  params.set_min_p(sampling.min_p());
-  params.set_max_tokens(sampling.max_tokens());
-  params.set_min_tokens(sampling.min_tokens());
-  params.set_repetition_penalty(sampling.repetition_penalty());
-  params.set_presence_penalty(sampling.presence_penalty());
-  params.set_frequency_penalty(sampling.frequency_penalty());
-  params.set_no_repeat_ngram_size(sampling.no_repeat_ngram_size());
-  *request.mutable_stop()->mutable_token_ids() = sampling.stop_token_ids();
-  *request.mutable_stop()->mutable_strings() = sampling.stop();
-  request.mutable_stop()->set_ignore_eos(sampling.ignore_eos());
+  *request.mutable_sampling() = config::SamplingParamsOf(sampling);
+  *request.mutable_stop() = config::StopConditionsOf(sampling);
   return request;
 }
 
