@@ -3,6 +3,7 @@
 #include <google/protobuf/repeated_ptr_field.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -188,12 +189,14 @@ absl::StatusOr<ExampleSet<typename Reader::Example>> LoadExamples(
 // to three times as much memory.
 inline constexpr uint64_t kMemoryBytes = uint64_t{256} << 20;
 
-// Examples of files, in memory or streamed by what the files take. `data` must outlive them.
-// Statuses of LoadExamples or of RowStream::Open.
+// Examples of files, in memory or streamed by what the files take. `data` must outlive them. `check`
+// may refuse what is in memory as a whole. Statuses of LoadExamples and `check`, or of
+// RowStream::Open.
 template <typename Reader>
 absl::StatusOr<std::shared_ptr<const Examples<typename Reader::Example>>> OpenExamples(
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
-    Reader reader, uint64_t seed, uint64_t memory_bytes) {
+    Reader reader, uint64_t seed, uint64_t memory_bytes,
+    const std::function<absl::Status(const ExampleSet<typename Reader::Example>&)>& check = {}) {
   using Example = typename Reader::Example;
   using Result = std::shared_ptr<const Examples<Example>>;
   ROLLCALL_ASSIGN_OR_RETURN(const uint64_t bytes, TextBytes(sources));
@@ -203,6 +206,7 @@ absl::StatusOr<std::shared_ptr<const Examples<typename Reader::Example>>> OpenEx
                                                                    std::move(reader)));
   }
   ROLLCALL_ASSIGN_OR_RETURN(auto loaded, LoadExamples(data, sources, reader));
+  if (check) ROLLCALL_RETURN_IF_ERROR(check(loaded));
   const auto set = std::make_shared<const ExampleSet<Example>>(std::move(loaded));
   return Result(std::make_shared<const LoadedExamples<Example>>(
       std::shared_ptr<const std::vector<Example>>(set, &set->rows), seed, data.shuffle(),

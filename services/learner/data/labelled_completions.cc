@@ -122,17 +122,9 @@ absl::StatusOr<std::shared_ptr<const Examples<LabelledCompletion>>> OpenLabelled
     const v1::DataSection& data, const google::protobuf::RepeatedPtrField<v1::DataSource>& sources,
     const text::Tokenizer& tokenizer, uint64_t max_sequence_tokens, uint64_t seed,
     uint64_t memory_bytes) {
-  ROLLCALL_ASSIGN_OR_RETURN(const uint64_t bytes, TextBytes(sources));
-  if (bytes > memory_bytes) {
-    return OpenExamples(data, sources, LabelledReader(data, tokenizer, max_sequence_tokens), seed,
-                        memory_bytes);
-  }
-  ROLLCALL_ASSIGN_OR_RETURN(LabelledSet loaded,
-                            LoadLabelledCompletions(data, sources, tokenizer, max_sequence_tokens));
-  const auto set = std::make_shared<const LabelledSet>(std::move(loaded));
-  return std::make_shared<const LoadedExamples<LabelledCompletion>>(
-      std::shared_ptr<const std::vector<LabelledCompletion>>(set, &set->rows), seed, data.shuffle(),
-      set->sources, set->left_out);
+  return OpenExamples(
+      data, sources, LabelledReader(data, tokenizer, max_sequence_tokens), seed, memory_bytes,
+      [&](const LabelledSet& set) { return CheckBothLabels(set, data, sources.begin()->path()); });
 }
 
 TrainBatch BatchOfLabelled(std::span<const LabelledCompletion* const> rows,
