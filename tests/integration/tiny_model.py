@@ -22,14 +22,15 @@ def encode(text):
     return [VOCABULARY.index(character) for character in text]
 
 
-def _tokenizer():
+def tokenizer(vocabulary=VOCABULARY, special_tokens=2):
+    """tokenizer.json of one token per character of `vocabulary`, whose first `special_tokens` are special."""
     special = [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                "normalized": False, "special": True} for i, text in enumerate(VOCABULARY[:2])]
+                "normalized": False, "special": True} for i, text in enumerate(vocabulary[:special_tokens])]
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
             "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Fuse"},
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                       "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                      "ignore_merges": False, "vocab": {text: i for i, text in enumerate(VOCABULARY)}, "merges": []}}
+                      "ignore_merges": False, "vocab": {text: i for i, text in enumerate(vocabulary)}, "merges": []}}
 
 
 def write(folder, seed=3, **overrides):
@@ -37,7 +38,7 @@ def write(folder, seed=3, **overrides):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({**CONFIG, **overrides}))
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "pad_token": "<pad>"}))
     binary = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"], "rollcall")
     subprocess.run([binary, "init", folder, "--seed", str(seed)], check=True, capture_output=True)

@@ -15,8 +15,10 @@ import sys
 import tempfile
 import unittest
 
-import environment
-import model_cases as cases
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
+import environment  # noqa: E402
+import model_cases as cases  # noqa: E402
+import tiny_model  # noqa: E402
 
 BIN = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"])
 HERE = pathlib.Path(__file__).resolve().parent
@@ -41,13 +43,7 @@ learner: {{steps: 2, prompts_per_step: 2, threads: 1, optimizer: {{lr: 1e-3}}}}
 
 
 def tokenizer():
-    special = [{"id": index, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                "normalized": False, "special": True} for index, text in enumerate(VOCABULARY[:3])]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
-            "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Fuse"},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                      "vocab": {text: index for index, text in enumerate(VOCABULARY)}, "merges": []}}
+    return tiny_model.tokenizer(VOCABULARY, special_tokens=3)
 
 
 class FamiliesTest(unittest.TestCase):

@@ -52,6 +52,19 @@ class ProcessTest : public testing::Test {
   std::string folder_;
 };
 
+// How the main child of a supervisor ended; nullopt when it did not, or the supervisor gave up.
+std::optional<ChildExit> RunToItsEnd(Supervisor& supervisor) {
+  std::optional<ChildExit> ended;
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (!ended && absl::Now() < deadline) {
+    auto step = supervisor.Step(absl::Seconds(1));
+    EXPECT_TRUE(step.ok()) << step.status();
+    if (!step.ok()) return std::nullopt;
+    ended = *step;
+  }
+  return ended;
+}
+
 std::optional<ChildExit> AwaitExit(ChildProcess& child) {
   pollfd fd{child.exit_fd(), POLLIN, 0};
   poll(&fd, 1, 20'000);
@@ -171,13 +184,7 @@ TEST_F(ProcessTest, SupervisorRestartsAllRanksTogether) {
        rank},
       options);
   ASSERT_TRUE(supervisor.StartAll().ok());
-  std::optional<ChildExit> ended;
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (!ended && absl::Now() < deadline) {
-    auto step = supervisor.Step(absl::Seconds(1));
-    ASSERT_TRUE(step.ok()) << step.status();
-    ended = *step;
-  }
+  const std::optional<ChildExit> ended = RunToItsEnd(supervisor);
   ASSERT_TRUE(ended.has_value());
   EXPECT_TRUE(ended->clean());
   EXPECT_EQ(ReadFile(folder_ + "/starts").value(), "x\nx\nx\n");
@@ -216,13 +223,7 @@ TEST_F(ProcessTest, SupervisorRestartsTheStatelessAndEndsWithTheMain) {
        {Shell("main", "while [ ! -e " + mark + " ]; do sleep 0.02; done; exit 5"), false}},
       options);
   ASSERT_TRUE(supervisor.StartAll().ok());
-  std::optional<ChildExit> ended;
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (!ended && absl::Now() < deadline) {
-    auto step = supervisor.Step(absl::Seconds(1));
-    ASSERT_TRUE(step.ok()) << step.status();
-    ended = *step;
-  }
+  const std::optional<ChildExit> ended = RunToItsEnd(supervisor);
   ASSERT_TRUE(ended.has_value());
   EXPECT_EQ(ended->code, 5);
   ASSERT_EQ(notices.size(), 1u);

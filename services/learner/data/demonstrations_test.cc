@@ -21,12 +21,6 @@ constexpr char kForgetfulTemplate[] =
     "{% for m in messages[-2:] %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}"
     "{% if add_generation_prompt %}a:{% endif %}";
 
-std::vector<uint32_t> Ids(const std::string& text) {
-  std::vector<uint32_t> ids;
-  for (const char character : text) ids.push_back(character == '$' ? 0 : Id(character));
-  return ids;
-}
-
 // The mask written with one digit per token.
 std::string Mask(const MaskedTokens& tokens) {
   std::string mask;

@@ -14,13 +14,6 @@ using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
-// '$' is the end of sequence.
-std::vector<uint32_t> Ids(const std::string& text) {
-  std::vector<uint32_t> ids;
-  for (const char character : text) ids.push_back(character == '$' ? 0 : Id(character));
-  return ids;
-}
-
 class LabelledCompletionsTest : public ::testing::Test {
  protected:
   v1::DataSection Data(const std::string& lines) const {

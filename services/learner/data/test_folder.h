@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "common/text/tokenizer.h"
 #include "rollcall/v1/config.pb.h"
@@ -96,6 +97,13 @@ inline v1::DataSection DataOf(const std::string& path) {
 inline uint32_t Id(char character) {
   const std::string characters = TestFolder::kCharacters;
   return static_cast<uint32_t>(characters.find(character)) + 1;
+}
+
+// Ids of a text's characters; '$' is the end of sequence.
+inline std::vector<uint32_t> Ids(const std::string& text) {
+  std::vector<uint32_t> ids;
+  for (const char character : text) ids.push_back(character == '$' ? 0 : Id(character));
+  return ids;
 }
 
 }  // namespace rollcall::learner

@@ -16,7 +16,11 @@ import os
 import pathlib
 import random
 import subprocess
+import sys
 import zlib
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "integration"))
+import tiny_model  # noqa: E402
 
 KIND, RUDE = ("ty", "pls"), ("duh", "pah", "meh")
 LETTERS = "abcdefgh"
@@ -63,21 +67,11 @@ learner:
 """
 
 
-def _tokenizer():
-    special = [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                "normalized": False, "special": True} for i, text in enumerate(VOCABULARY[:2])]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
-            "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Fuse"},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                      "ignore_merges": False, "vocab": {text: i for i, text in enumerate(VOCABULARY)}, "merges": []}}
-
-
 def write_model(folder, seed):
     """A Hugging Face folder with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
+    (folder / "tokenizer.json").write_text(json.dumps(tiny_model.tokenizer(VOCABULARY)))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "pad_token": "<pad>"}))
     binary = pathlib.Path(os.environ["ROLLCALL_BIN_DIR"], "rollcall")
     subprocess.run([binary, "init", folder, "--seed", str(seed)], check=True, capture_output=True)
